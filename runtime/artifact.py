@@ -1,0 +1,106 @@
+"""Opens an artifact folder: schema and hashes are checked before anything else sees a byte.
+
+artifact = Artifact.open("models/fashion-mnist")
+artifact.manifest.labels, artifact.path(artifact.manifest.heads[0].file)
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors.numpy import load_file
+
+from runtime.errors import ArtifactError, SchemaTooNew
+from runtime.manifest import SCHEMA_VERSION, FileEntry, Manifest
+from runtime.preprocess import Preprocessor, make_preprocessor
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact whose manifest is valid and whose files have the sizes and hashes that the manifest states."""
+
+    folder: Path
+    manifest: Manifest
+    sha256: str
+    """Hash of manifest.json, and so, through the hashes in it, of the whole artifact."""
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Artifact":
+        """Open and check `folder`. Raises ArtifactError (SchemaTooNew for a newer schema)."""
+        folder = Path(folder)
+        text = _read_manifest(folder)
+        manifest = parse_manifest(text, str(folder))
+        for name, entry in manifest.files.items():
+            _check_file(folder / name, entry)
+        return cls(folder=folder, manifest=manifest, sha256=hashlib.sha256(text).hexdigest())
+
+    def path(self, file: str) -> Path:
+        """Path of one of the files that the manifest lists."""
+        if file not in self.manifest.files:
+            raise ArtifactError(f"{self.folder}: the manifest lists no file {file!r}.")
+        return self.folder / file
+
+    @cached_property
+    def preprocessor(self) -> Preprocessor:
+        """What turns images or texts into the input tensors of this artifact."""
+        return make_preprocessor(self.manifest.preprocessing, self.folder)
+
+    def reference(self) -> dict[str, NDArray[np.generic]]:
+        """Synthetic inputs `input.<name>` and the PyTorch logits `logits.<head>` [32, classes] for them."""
+        return load_file(self.path("reference.safetensors"))
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Parse the bytes of a manifest.json; `where` names it in errors."""
+    try:
+        document = json.loads(text)
+        version = document["schema_version"]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{where}: {MANIFEST} is not a manifest ({error!r}). Export the artifact again.") from error
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise SchemaTooNew(
+            f"{where}: the artifact has schema version {version}, this software knows up to {SCHEMA_VERSION}. "
+            "Update neurotrails, or export the artifact with this version."
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
+        raise ArtifactError(f"{where}: {MANIFEST} is invalid: {problems}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> bytes:
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ArtifactError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; this is not a manifest.")
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{folder} is not an artifact: {MANIFEST} cannot be read ({error.strerror}).") from error
+
+
+def _check_file(path: Path, entry: FileEntry) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise ArtifactError(f"{path} is missing or not a plain file. Copy or export the artifact again.")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise ArtifactError(f"{path} has {size} bytes, the manifest says {entry.bytes}. Copy or export it again.")
+    digest = sha256_of(path)
+    if digest != entry.sha256:
+        raise ArtifactError(
+            f"{path} has sha256 {digest[:12]}..., the manifest says {entry.sha256[:12]}.... It was altered."
+        )

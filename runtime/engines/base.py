@@ -1,0 +1,203 @@
+"""The engine interface: what the predictor and the server know of a runtime. Numpy in, numpy out."""
+
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.artifact import Artifact
+from runtime.errors import EngineError, UnsupportedModel
+from runtime.manifest import Stage, TextPreprocessing
+
+Tensors = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How to load an engine. Sizes are those compiled at load; any number of rows can be run afterwards."""
+
+    cores: int
+    precision: str = "fp32"
+    batch_sizes: tuple[int, ...] = (1, 4, 16)
+    lengths: tuple[int, ...] | None = None
+    """Token lengths to compile, for text; None: all the lengths of the artifact."""
+    streams: int = 1
+    """Calls that may compute at the same time."""
+    accept_deepsparse_licence: bool = False
+    """Allow `auto` to choose DeepSparse, whose community licence covers evaluation only."""
+
+    def __post_init__(self) -> None:
+        if self.cores < 1 or self.streams < 1:
+            raise EngineError(f"cores and streams must be at least 1, not {self.cores} and {self.streams}.")
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise EngineError(f"batch_sizes must be positive, not {self.batch_sizes}.")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the trunk passes to the heads: named tensors, batch axis first, read only by the engine that made them."""
+
+    tensors: Tensors
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.tensors.values())))
+
+    def take(self, rows: NDArray[np.intp]) -> "Features":
+        """Keep only `rows`, in that order."""
+        return Features({name: tensor[rows] for name, tensor in self.tensors.items()})
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine says of itself once it is loaded."""
+
+    name: str
+    version: str
+    precision: str
+    cores: int
+    batch_sizes: tuple[int, ...]
+    concurrency: int
+    load_seconds: float
+    notes: tuple[str, ...] = ()
+    """Licence notes and warnings that a user should see."""
+
+
+class Engine(ABC):
+    """An artifact, loaded and compiled. Thread-safe; releases the GIL while computing; never touches the network.
+
+    Subclasses load everything in `_load` and run one stage at one compiled shape in `_run`; splitting and padding of
+    other batch sizes is done here, by the cost of each size as measured at warm-up.
+    """
+
+    name: ClassVar[str]
+    version: str
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
+        started = time.perf_counter()
+        manifest = artifact.manifest
+        if options.precision != manifest.precision:
+            raise UnsupportedModel(
+                f"{manifest.name} is stored as {manifest.precision}; this engine was asked for {options.precision}. "
+                f"Ask for {manifest.precision}, or export the artifact in {options.precision}."
+            )
+        self.artifact = artifact
+        self.options = options
+        self.precision = options.precision
+        self.batch_sizes = tuple(sorted(set(options.batch_sizes)))
+        self._trunk = manifest.trunk
+        self._heads = manifest.heads
+        self._load()
+        self._costs = {stage.file: self._warm_up(stage) for stage in manifest.stages}
+        self.load_seconds = time.perf_counter() - started
+
+    def trunk(self, inputs: Tensors) -> Features:
+        """Run the trunk over model inputs, any number of rows; the features also carry the inputs that heads read."""
+        features: dict[str, NDArray[np.generic]] = {}
+        needed = {name for head in self._heads for name in head.inputs}
+        features.update({name: tensor for name, tensor in inputs.items() if name in needed})
+        if self._trunk is not None:
+            features.update(self._run_rows(self._trunk, inputs))
+        return Features(features)
+
+    def head(self, index: int, features: Features) -> NDArray[np.float32]:
+        """Run head `index` (in voting order): float32 logits [rows, classes]."""
+        stage = self._heads[index]
+        return self._run_rows(stage, features.tensors)[stage.outputs[0]].astype(np.float32, copy=False)
+
+    @property
+    def concurrency(self) -> int:
+        """Number of calls that can usefully compute at the same time."""
+        return self.options.streams
+
+    def info(self) -> EngineInfo:
+        """Describe this engine."""
+        return EngineInfo(
+            self.name, self.version, self.precision, self.options.cores, self.batch_sizes, self.concurrency,
+            self.load_seconds, self.notes,
+        )  # fmt: skip
+
+    def cheaper(self, stage: Stage, rows: int, fewer: int) -> bool:
+        """Whether running `fewer` rows of a stage is really cheaper than running `rows`, by measured cost."""
+        return self._cost(stage, fewer) < 0.95 * self._cost(stage, rows)
+
+    def close(self) -> None:  # noqa: B027 - most engines have nothing to release
+        """Release threads and memory. The engine must not be used afterwards."""
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Load and compile all stages for `self.batch_sizes` and, for text, `self.lengths`."""
+
+    @abstractmethod
+    def _run(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:
+        """Run one stage at exactly one of the compiled shapes."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Token lengths in use; empty unless the artifact reads text."""
+        preprocessing = self.artifact.manifest.preprocessing
+        if not isinstance(preprocessing, TextPreprocessing):
+            return ()
+        return tuple(sorted(self.options.lengths or preprocessing.lengths))
+
+    def _run_rows(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:
+        tensors = {name: np.ascontiguousarray(tensors[name]) for name in stage.inputs}
+        rows = len(next(iter(tensors.values())))
+        if rows in self.batch_sizes:
+            return self._run(stage, tensors)
+        pieces, start = [], 0
+        for size in self._split(stage, rows):
+            piece = {name: tensor[start : start + size] for name, tensor in tensors.items()}
+            here = min(size, rows - start)
+            out = self._run(stage, piece if here == size else {name: _pad(t, size) for name, t in piece.items()})
+            pieces.append({name: tensor[:here] for name, tensor in out.items()})
+            start += here
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in stage.outputs}
+
+    def _split(self, stage: Stage, rows: int) -> list[int]:
+        """Compiled sizes that together hold `rows` at the lowest measured cost; the last one may be padded."""
+        costs = self._costs[stage.file]
+        best: list[tuple[float, int]] = [(0.0, 0)]
+        for count in range(1, rows + 1):
+            best.append(min((best[max(0, count - size)][0] + cost, size) for size, cost in costs.items()))
+        sizes = []
+        while rows > 0:
+            sizes.append(best[rows][1])
+            rows -= sizes[-1]
+        return sorted(sizes, reverse=True)
+
+    def _cost(self, stage: Stage, rows: int) -> float:
+        return sum(self._costs[stage.file][size] for size in self._split(stage, rows))
+
+    def _warm_up(self, stage: Stage) -> dict[int, float]:
+        """Run a stage once at every shape, then time the longest: seconds by batch size."""
+        costs = {}
+        for size, length in itertools.product(self.batch_sizes, self.lengths or (0,)):
+            tensors = {name: self._blank(name, size, length) for name in stage.inputs}
+            self._run(stage, tensors)
+            times = []
+            for _ in range(3):
+                started = time.perf_counter()
+                self._run(stage, tensors)
+                times.append(time.perf_counter() - started)
+            costs[size] = min(times)
+        return costs
+
+    def _blank(self, name: str, rows: int, tokens: int) -> NDArray[np.generic]:
+        manifest = self.artifact.manifest
+        spec = next(spec for spec in (*manifest.inputs, *manifest.features) if spec.name == name)
+        symbols = {"batch": rows, "tokens": tokens}
+        shape = [symbols[size] if isinstance(size, str) else size for size in spec.shape]
+        return np.ones(shape, dtype=spec.dtype)
+
+
+def _pad(tensor: NDArray[np.generic], rows: int) -> NDArray[np.generic]:
+    """Repeat the last row until there are `rows`."""
+    return np.concatenate([tensor, np.repeat(tensor[-1:], rows - len(tensor), axis=0)])

@@ -1,0 +1,92 @@
+"""DeepSparse: skips zeros, but closed, end-of-life (1.8.0, Python <= 3.11) and licensed for evaluation only."""
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.engines.base import Engine, Tensors
+from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
+from runtime.manifest import Stage
+
+os.environ["NM_DISABLE_ANALYTICS"] = "True"  # read at import: DeepSparse would phone home
+
+try:
+    import deepsparse
+except ImportError as error:
+    raise EngineNotInstalled(
+        "DeepSparse is not installed. On Linux with Python 3.11: pip install 'neurotrails[deepsparse]'. "
+        "Elsewhere use another engine, such as onnxruntime."
+    ) from error
+
+LICENCE_NOTE = (
+    "DeepSparse Community is licensed for evaluation in development and test, not for production use, "
+    "and is no longer maintained."
+)
+
+
+class DeepSparseEngine(Engine):
+    """One compiled engine per stage, batch size and token length, all on the threads of one shared context."""
+
+    name: ClassVar[str] = "deepsparse"
+    version = str(deepsparse.__version__)
+    notes = (LICENCE_NOTE,)
+
+    def _load(self) -> None:
+        self._context = deepsparse.Context(num_cores=self.options.cores, num_streams=self.options.streams)
+        self._engines: dict[tuple[str, tuple[int, ...]], Any] = {}
+        for stage in self.artifact.manifest.stages:
+            for size in self.batch_sizes:
+                for length in self.lengths or (0,):
+                    shapes = [self._blank(name, size, length).shape for name in stage.inputs]
+                    self._engines[stage.file, shapes[0]] = self._compile(stage, size, shapes)
+
+    def _compile(self, stage: Stage, size: int, shapes: list[tuple[int, ...]]) -> Any:
+        """Compile one stage at static shapes. Other than that DeepSparse falls back to a slow path, and says it only
+        on stderr: that is refused.
+        """
+        path = str(self.artifact.path(stage.file))
+        try:
+            engine, said = _with_stderr(
+                lambda: deepsparse.MultiModelEngine(path, size, self._context, input_shapes=[list(s) for s in shapes])
+            )
+        except Exception as error:  # it raises bare RuntimeError and others
+            raise EngineError(f"DeepSparse cannot compile {path}: {error}") from error
+        if "optimized runtime disabled" in said.lower():
+            raise UnsupportedModel(f"DeepSparse would run {path} on its slow path: {said.strip()} Use another engine.")
+        return engine
+
+    def _run(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:
+        inputs = [tensors[name] for name in stage.inputs]
+        outputs = self._engines[stage.file, inputs[0].shape].run(inputs)
+        return dict(zip(stage.outputs, outputs, strict=True))
+
+    def close(self) -> None:
+        """Drop all compiled engines."""
+        self._engines.clear()
+
+
+_stderr_lock = threading.Lock()
+
+
+def _with_stderr(action: Callable[[], Any]) -> tuple[Any, str]:
+    """Run `action` and return its result with what native code wrote to stderr meanwhile, which is passed on."""
+    with _stderr_lock, tempfile.TemporaryFile() as capture:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        os.dup2(capture.fileno(), 2)
+        try:
+            result = action()
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            capture.seek(0)
+            said = capture.read()
+            os.write(2, said)
+    return result, said.decode(errors="replace")

@@ -1,0 +1,42 @@
+"""Every error the runtime raises on purpose.
+
+NeurotrailsError
+├── ArtifactError            an artifact cannot be trusted or read
+│   └── SchemaTooNew         it was written by a newer version of this software
+├── EngineError              an engine cannot do what was asked
+│   ├── EngineNotInstalled   its package is missing
+│   └── UnsupportedModel     it cannot run this artifact (well)
+└── InputError               an input cannot be predicted; `code` says why in one word
+"""
+
+
+class NeurotrailsError(Exception):
+    """Root of all errors that this project raises on purpose. The message says what was wrong and what to do."""
+
+
+class ArtifactError(NeurotrailsError):
+    """An artifact is incomplete, altered or malformed."""
+
+
+class SchemaTooNew(ArtifactError):  # noqa: N818 - reads as a statement, like EngineNotInstalled
+    """An artifact has a schema version that this software does not know yet."""
+
+
+class EngineError(NeurotrailsError):
+    """An engine failed or cannot do what was asked of it."""
+
+
+class EngineNotInstalled(EngineError):  # noqa: N818
+    """The package behind an engine is not installed (or not installable on this platform)."""
+
+
+class UnsupportedModel(EngineError):  # noqa: N818
+    """An engine cannot run this artifact, or only on a slow path."""
+
+
+class InputError(NeurotrailsError):
+    """An input cannot be predicted. `code` is a stable, machine-readable reason such as `image_too_large`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

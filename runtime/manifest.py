@@ -1,0 +1,252 @@
+"""The manifest of an artifact, schema version 1: everything a reader must know, as frozen typed objects.
+
+An artifact is a folder: `manifest.json`, the ONNX graphs it names, `reference.safetensors` and, for text,
+`tokenizer.json`. The manifest carries the sha256 of every other file, so trusting it means trusting the artifact.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""A name that is safe as a single path component."""
+
+FileName = Identifier
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Record(BaseModel):
+    """Base of all manifest objects: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class TensorSpec(Record):
+    """One named tensor. `shape` holds sizes, or the symbols `batch` and `tokens` where the size varies."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    dtype: Literal["float32", "int64", "uint8"]
+    shape: tuple[Annotated[int, Field(ge=1)] | Literal["batch", "tokens"], ...]
+
+
+class ImagePreprocessing(Record):
+    """Image file -> float32 [channels, height, width].
+
+    The shorter side is resized to `resize_shorter` pixels (antialiased), the centre height x width is cropped, and each
+    channel becomes (value / 255 - mean) / std. Transparent pixels are laid over black.
+    """
+
+    kind: Literal["image"] = "image"
+    mode: Literal["L", "RGB"]
+    height: Annotated[int, Field(ge=1, le=4096)]
+    width: Annotated[int, Field(ge=1, le=4096)]
+    resize_shorter: Annotated[int, Field(ge=1, le=4096)]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Self:
+        channels = 1 if self.mode == "L" else 3
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise ValueError(f"mean and std need {channels} value(s) each for mode {self.mode}")
+        if self.resize_shorter < max(self.height, self.width):
+            raise ValueError("resize_shorter must be at least height and width, or the crop would leave the image")
+        return self
+
+
+class TextPreprocessing(Record):
+    """Text -> int64 `input_ids` and `attention_mask`, both [tokens].
+
+    The tokenizer normalizes and splits; texts longer than `lengths[-1]` tokens are cut there, shorter ones are padded
+    with `pad_id` to the nearest of `lengths`. Padding never changes the logits.
+    """
+
+    kind: Literal["text"] = "text"
+    tokenizer: FileName = "tokenizer.json"
+    pad_id: Count
+    lengths: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _lengths_ascend(self) -> Self:
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise ValueError("lengths must be in strictly ascending order")
+        return self
+
+
+class TensorPreprocessing(Record):
+    """None: the client sends the input tensors themselves."""
+
+    kind: Literal["tensor"] = "tensor"
+
+
+Preprocessing = Annotated[ImagePreprocessing | TextPreprocessing | TensorPreprocessing, Field(discriminator="kind")]
+
+
+class Stage(Record):
+    """One ONNX graph: the named tensors it reads (model inputs or trunk outputs) and writes, and its MACs per row.
+
+    MACs count the multiply-adds of convolutions and linear layers (`dense_macs`), those with a kept weight
+    (`effective_macs`),
+    and products of two activations, as in attention (`activation_macs`); for texts of `lengths[-1]` tokens.
+    """
+
+    file: FileName
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dense_macs: Count
+    effective_macs: Count
+    activation_macs: Count = 0
+
+
+class Calibration(Record):
+    """`temperatures[k-1]` is the temperature of the vote of the first k heads: p is proportional to pooled^(1/T_k)."""
+
+    temperatures: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    split: str
+    rows: Count
+
+
+class ExitPoint(Record):
+    """What stopping at `min_confidence` gives on the report split: accuracy of the vote and mean heads used."""
+
+    min_confidence: Fraction
+    accuracy: Fraction
+    mean_heads: float
+
+
+class EarlyExit(Record):
+    """The early-exit curve of this artifact, with the split it was measured on."""
+
+    split: str
+    rows: Count
+    points: tuple[ExitPoint, ...]
+
+
+class LayerSparsity(Record):
+    """One weight tensor: its entries, those kept by its mask, and those that are not zero in the file."""
+
+    name: str
+    stage: FileName
+    shape: tuple[int, ...]
+    weights: Count
+    kept: Count
+    nonzero: Count
+    masked: bool
+    """False: the layer carries no mask and every weight is kept."""
+
+
+class Sparsity(Record):
+    """All weights that the sparsity budget covers; norms, biases and embeddings outside the budget are not in it."""
+
+    layers: tuple[LayerSparsity, ...]
+    weights: Count
+    kept: Count
+    nonzero: Count
+
+    @property
+    def density(self) -> float:
+        """Fraction of weights kept by the masks."""
+        return self.kept / self.weights if self.weights else 1.0
+
+    @model_validator(mode="after")
+    def _totals_agree(self) -> Self:
+        for total in ("weights", "kept", "nonzero"):
+            if getattr(self, total) != sum(getattr(layer, total) for layer in self.layers):
+                raise ValueError(f"sparsity.{total} is not the sum over its layers")
+        return self
+
+
+class Metrics(Record):
+    """Quality of the calibrated vote on one split: NLL in nats, Brier summed over classes, ECE with 15 bins."""
+
+    split: str
+    rows: Count
+    accuracy: Fraction
+    nll: float
+    brier: float
+    ece: float
+    uncalibrated_nll: float
+    uncalibrated_ece: float
+    head_accuracy: tuple[Fraction, ...]
+    disagreement: Fraction | None
+
+
+class Provenance(Record):
+    """Where the artifact comes from. Times are left out on purpose: the same run gives the same bytes."""
+
+    config_sha256: str
+    code_version: str
+    command: str
+    seed: int
+    data_source: str
+    steps: Count
+    packages: dict[str, str]
+
+
+class FileEntry(Record):
+    """Size and hash of one file."""
+
+    bytes: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(Record):
+    """The whole manifest. `heads` is in voting order: asking for k heads runs the first k."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Identifier
+    version: Identifier
+    modality: Literal["image", "text", "tensor"]
+    description: str = ""
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    preprocessing: Preprocessing
+    features: tuple[TensorSpec, ...]
+    """The tensors that pass from trunk to heads; empty when there is no trunk."""
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    trunk: Stage | None
+    heads: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=1000)]
+    precision: Literal["fp32", "int8", "bf16"]
+    vote: Literal["probabilities", "logits"]
+    calibration: Calibration
+    early_exit: EarlyExit
+    sparsity: Sparsity
+    evaluation: tuple[Metrics, ...]
+    provenance: Provenance
+    files: dict[FileName, FileEntry]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Trunk (if any) and heads, in order of execution."""
+        return (*([self.trunk] if self.trunk else []), *self.heads)
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.modality != self.preprocessing.kind:
+            raise ValueError(f"modality {self.modality} does not go with preprocessing kind {self.preprocessing.kind}")
+        if len(self.calibration.temperatures) != len(self.heads):
+            raise ValueError(
+                f"{len(self.heads)} heads need as many temperatures, not {len(self.calibration.temperatures)}"
+            )
+        if bool(self.features) != bool(self.trunk):
+            raise ValueError("features and trunk go together")
+        inputs = {tensor.name for tensor in self.inputs}
+        features = {tensor.name for tensor in self.features}
+        if self.trunk and not (set(self.trunk.inputs) <= inputs and set(self.trunk.outputs) == features):
+            raise ValueError("the trunk must read model inputs and write exactly the features")
+        for head in self.heads:
+            if not set(head.inputs) <= inputs | features:
+                raise ValueError(f"{head.file} reads tensors that are neither model inputs nor features")
+            if len(head.outputs) != 1:
+                raise ValueError(f"{head.file} must have exactly one output, its logits")
+        needed = {stage.file for stage in self.stages} | {"reference.safetensors"}
+        if isinstance(self.preprocessing, TextPreprocessing):
+            needed.add(self.preprocessing.tokenizer)
+        if needed != set(self.files):
+            raise ValueError(f"files must list exactly {sorted(needed)}, not {sorted(self.files)}")
+        if {layer.stage for layer in self.sparsity.layers} - {stage.file for stage in self.stages}:
+            raise ValueError("sparsity names a stage that does not exist")
+        return self

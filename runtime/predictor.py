@@ -1,0 +1,169 @@
+"""The predictor: trunk, heads in order, vote. Protocol-neutral; the server, the command line and benchmarks share it.
+
+predictor = Predictor(artifact, load_engine(artifact, "onnxruntime", EngineOptions(cores=2)))
+[prediction] = predictor.predict([artifact.preprocessor.prepare(png)], [Wish(min_confidence=0.9)]).predictions
+prediction.top(1), prediction.heads_used, prediction.disagreement
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.artifact import Artifact
+from runtime.engines.base import Engine
+from runtime.errors import EngineError, InputError
+from runtime.preprocess import Batch, Row
+from runtime.vote import disagreement, pool, softmax, temper
+
+StopReason = Literal["all", "requested", "early_exit", "load", "deadline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What one row asks for: exactly `heads` voting heads (None: all); fewer once the vote passes `min_confidence`."""
+
+    heads: int | None = None
+    min_confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one row. All arrays are float64."""
+
+    probabilities: NDArray[np.float64]
+    """Calibrated vote, [classes]."""
+    head_probabilities: NDArray[np.float64]
+    """Uncalibrated probabilities of each head that voted, [heads_used, classes]."""
+    heads_total: int
+    stopped_by: StopReason
+    disagreement: float | None
+    """Mean over pairs of heads of "top-1 differs"; None for one head."""
+
+    @property
+    def heads_used(self) -> int:
+        """Number of heads that voted."""
+        return len(self.head_probabilities)
+
+    def top(self, count: int) -> list[int]:
+        """Indices of the `count` most probable classes, best first; ties go to the lower index."""
+        return [int(index) for index in np.argsort(-self.probabilities, kind="stable")[:count]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds spent in one call to `predict`."""
+
+    trunk_seconds: float
+    head_seconds: tuple[float, ...]
+    """For each head that ran, in voting order."""
+    vote_seconds: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One prediction per row, in the order of the rows, and where the time went."""
+
+    predictions: list[Prediction]
+    timing: Timing
+
+
+class Predictor:
+    """An artifact on an engine. Thread-safe when the engine is, and they all are."""
+
+    def __init__(self, artifact: Artifact, engine: Engine) -> None:
+        self.artifact = artifact
+        self.engine = engine
+        self.heads_total = len(artifact.manifest.heads)
+
+    def check(self, wish: Wish) -> None:
+        """Raise InputError when this artifact cannot grant `wish`."""
+        if wish.heads is not None and not 1 <= wish.heads <= self.heads_total:
+            raise InputError(
+                "bad_heads", f"heads must be from 1 to {self.heads_total} for this model, not {wish.heads}."
+            )
+        if wish.min_confidence is not None and not 0 <= wish.min_confidence <= 1:
+            raise InputError("bad_min_confidence", f"min_confidence must be from 0 to 1, not {wish.min_confidence}.")
+
+    def predict(self, rows: Sequence[Row], wishes: Sequence[Wish] | Wish = Wish()) -> Predictions:
+        """Predict prepared rows (see `runtime.preprocess`); `wishes` holds one wish per row, or one for all."""
+        if not rows:
+            return Predictions([], Timing(0.0, (), 0.0))
+        return self.predict_batch(self.artifact.preprocessor.collate(rows), wishes)
+
+    def predict_batch(self, inputs: Batch, wishes: Sequence[Wish] | Wish = Wish()) -> Predictions:
+        """Predict a batch of input tensors, batch axis first. Non-finite input is refused."""
+        rows = len(next(iter(inputs.values())))
+        wishes = [wishes] * rows if isinstance(wishes, Wish) else list(wishes)
+        if len(wishes) != rows:
+            raise ValueError(f"{rows} rows need as many wishes, not {len(wishes)}")
+        for wish in wishes:
+            self.check(wish)
+        for name, tensor in inputs.items():
+            if not np.isfinite(tensor).all():
+                raise InputError("not_finite", f"Input {name!r} holds NaN or infinite values.")
+
+        started = time.perf_counter()
+        features = self.engine.trunk(inputs)
+        trunk_seconds = time.perf_counter() - started
+
+        limits = np.array([wish.heads or self.heads_total for wish in wishes])
+        confidence = np.array([np.inf if wish.min_confidence is None else wish.min_confidence for wish in wishes])
+        logits: list[list[NDArray[np.float32]]] = [[] for _ in range(rows)]
+        pending = np.arange(rows)  # rows that still want a head
+        carried = pending  # rows that `features` holds: finished ones stay when dropping them would not pay
+        head_seconds: list[float] = []
+        vote_seconds = 0.0
+        exited = np.zeros(rows, dtype=bool)
+        for index in range(self.heads_total):
+            started = time.perf_counter()
+            stage = self.artifact.manifest.heads[index]
+            if len(pending) < len(carried) and self.engine.cheaper(stage, len(carried), len(pending)):
+                features = features.take(np.searchsorted(carried, pending))
+                carried = pending
+            output = self.engine.head(index, features)
+            head_seconds.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            output = output[np.searchsorted(carried, pending)]
+            if not np.isfinite(output).all():
+                raise EngineError(f"Head {index} of {self.artifact.manifest.name} gave NaN or infinite logits.")
+            for row, values in zip(pending, output, strict=True):
+                logits[row].append(values)
+            if np.isfinite(confidence[pending]).any():
+                votes = self.vote(np.stack([np.stack(logits[row]) for row in pending], axis=1))
+                exited[pending] = votes.max(axis=-1) >= confidence[pending]
+            done = exited[pending] | (limits[pending] <= index + 1)
+            pending = pending[~done]
+            vote_seconds += time.perf_counter() - started
+            if not len(pending):
+                break
+
+        started = time.perf_counter()
+        predictions = [
+            self._conclude(np.stack(values), early=bool(early)) for values, early in zip(logits, exited, strict=True)
+        ]
+        vote_seconds += time.perf_counter() - started
+        return Predictions(predictions, Timing(trunk_seconds, tuple(head_seconds), vote_seconds))
+
+    def vote(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Calibrated vote of logits [heads, rows, classes] of the first heads: [rows, classes]."""
+        manifest = self.artifact.manifest
+        return temper(pool(logits, manifest.vote), manifest.calibration.temperatures[len(logits) - 1])
+
+    def _conclude(self, logits: NDArray[np.float32], *, early: bool) -> Prediction:
+        used = len(logits)
+        probabilities = softmax(logits)
+        spread = disagreement(probabilities.argmax(axis=-1)[:, None])
+        reason: StopReason = "all"
+        if used < self.heads_total:
+            reason = "early_exit" if early else "requested"
+        return Prediction(
+            probabilities=self.vote(logits[:, None, :])[0],
+            head_probabilities=probabilities,
+            heads_total=self.heads_total,
+            stopped_by=reason,
+            disagreement=None if spread is None else float(spread[0]),
+        )
