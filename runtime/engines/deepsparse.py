@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -17,7 +18,9 @@ from runtime.manifest import Stage
 os.environ["NM_DISABLE_ANALYTICS"] = "True"  # read at import: DeepSparse would phone home
 
 try:
-    import deepsparse
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is unmaintained and warns of its own deprecated calls
+        import deepsparse
 except ImportError as error:
     raise EngineNotInstalled(
         "DeepSparse is not installed. On Linux with Python 3.11: pip install 'neurotrails[deepsparse]'. "
