@@ -5,6 +5,7 @@ tokenizer.encode("The goalie's mask!").tokens      # ['▁the', '▁goalie', '�
 tokenizer.save("tokenizer.json")
 """
 
+import json
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer
@@ -32,4 +33,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, pad_token: str = P
         vocab_size=vocab_size, min_frequency=2, show_progress=False, special_tokens=[pad_token, UNKNOWN_TOKEN]
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    # As added tokens the two would be recognised in a text that spells them out, such as "[PAD]"; as mere vocabulary
+    # entries they cannot be typed.
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
