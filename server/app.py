@@ -1,0 +1,208 @@
+"""Assembles the service: routes, probes, metrics, pages; `serve` runs it.
+
+neurotrails serve --models models --port 8000
+"""
+
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Never
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
+
+from server.core import Core
+from server.decode import Decoder
+from server.errors import MethodNotAllowed, NotFound, NotReady, StartupError
+from server.metrics import PrometheusObserver
+from server.middleware import RequestEnvelope
+from server.predict_api import ERRORS, add_predict_api
+from server.schema import StatusReply
+from server.settings import Settings
+
+DESCRIPTION = "Serves sparse multi-head networks: an ensemble inside one network, whose heads vote."
+PAGE = Path(__file__).parent / "page"
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+
+
+def create_app(settings: Settings, on_failure: Callable[[StartupError], None] = lambda _: None) -> FastAPI:
+    """Return the application. Its lifespan checks and loads the models in the background, and drains at the end.
+
+    A model that cannot be served is logged and reported to `on_failure`, and the server never becomes ready.
+    """
+    observer = PrometheusObserver()
+    decoder = Decoder(settings)
+    core = Core(settings, decoder, observer)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        core.start(on_failure)
+        yield
+        await core.drain()
+
+    app = FastAPI(
+        title="NeuroTrails Serve",
+        description=DESCRIPTION,
+        version=version("neurotrails"),
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages need the network
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.core = core
+    app.add_middleware(RequestEnvelope, settings=settings, observer=observer)
+    app.add_exception_handler(HTTPException, _as_server_error)
+    add_predict_api(app, core, decoder)
+    _add_operation(app, core, observer)
+    return app
+
+
+def serve(
+    *,
+    models: Path | None = None,
+    engine: str | None = None,
+    accept_deepsparse_licence: bool | None = None,
+    cores: int | None = None,
+    host: str | None = None,
+    port: int | None = None,
+) -> None:
+    """Serve all artifacts in a folder over HTTP until SIGTERM or Ctrl-C.
+
+    What is not given comes from environment variables (NEUROTRAILS_MODELS, ...), then from the defaults.
+
+    Args:
+        models: Folder whose subfolders are the artifacts to serve. Default: models
+        engine: auto, deepsparse or onnxruntime. Default: auto
+        accept_deepsparse_licence: Let `auto` choose DeepSparse, whose licence covers evaluation only. Default: false
+        cores: Cores to compute on. Default: all that this process may use
+        host: Address to listen on. Default: 127.0.0.1
+        port: Port to listen on. Default: 8000
+
+    Raises:
+        StartupError: The settings are wrong, or a model cannot be served.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    given: dict[str, Any] = {
+        "models": models,
+        "engine": engine,
+        "accept_deepsparse_licence": accept_deepsparse_licence,
+        "cores": cores,
+        "host": host,
+        "port": port,
+    }
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors())
+        raise StartupError(f"The settings are wrong: {problems}.") from error
+    run(settings)
+
+
+def run(settings: Settings) -> None:
+    """Run the service in this process until SIGTERM or Ctrl-C, then finish open requests. Raises StartupError."""
+    failures: list[StartupError] = []
+
+    def stop(error: StartupError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings, stop),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,  # one format for all, set by `serve`
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
+        )
+    )
+    # uvicorn raises the signal again once it has shut down: being told to stop is no failure, so exit with 0.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if failures:
+        raise failures[0]
+
+
+def _add_operation(app: FastAPI, core: Core, observer: PrometheusObserver) -> None:
+    """Add probes, metrics and the documentation page."""
+    documentation = (PAGE / "docs.html").read_text(encoding="utf-8")
+
+    async def healthz() -> JSONResponse:
+        """Answer 200 as long as the process runs."""
+        return JSONResponse({"status": "alive"})
+
+    async def readyz() -> JSONResponse:
+        """Answer 200 when all models are warm, else 503."""
+        reason = core.ready()
+        if reason is not None:
+            raise NotReady("not_ready", reason, {"retry-after": "1"})
+        return JSONResponse({"status": "ready"})
+
+    async def metrics() -> Response:
+        """Metrics in the text format of Prometheus, times in seconds."""
+        return Response(observer.render(), media_type=observer.content_type)
+
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(documentation, headers=PAGE_HEADERS)
+
+    async def root() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    route = app.add_api_route
+    route("/healthz", healthz, operation_id="healthz", summary="Is the process alive?", response_model=StatusReply)
+    route(
+        "/readyz",
+        readyz,
+        operation_id="readyz",
+        summary="Are all models warm?",
+        response_model=StatusReply,
+        responses={503: ERRORS[503]},
+    )
+    route(
+        "/metrics",
+        metrics,
+        operation_id="metrics",
+        summary="Metrics for Prometheus",
+        response_class=PlainTextResponse,
+    )
+    route("/docs", docs, include_in_schema=False)
+    route("/", root, include_in_schema=False)
+
+
+async def _as_server_error(request: Request, error: Exception) -> Never:
+    """Turn the router's own errors, unknown paths and wrong methods, into ours."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    if error.status_code == 405:
+        allowed = sorted(_methods_of(request))
+        raise MethodNotAllowed(
+            "method_not_allowed",
+            f"{path} does not take {request.method[:20]}; use {' or '.join(allowed)}.",
+            {"allow": ", ".join(allowed)},
+        ) from error
+    if error.status_code == 404:
+        raise NotFound("not_found", f"There is no {path}; /docs lists what there is.") from error
+    raise error
+
+
+def _methods_of(request: Request) -> set[str]:
+    """All methods that the path of a request takes: the router itself knows only those of the first route."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return found

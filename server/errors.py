@@ -1,0 +1,104 @@
+"""Every error the server raises on purpose. Each has an HTTP status; `code` is the stable, machine-readable reason.
+
+NeurotrailsError
+├── StartupError            the server cannot start: what is wrong, and with which model
+└── ServerError             a request cannot be answered
+    ├── InvalidRequest      400  malformed, or asks for what does not exist
+    ├── UnknownModel        404
+    ├── NotFound            404
+    ├── MethodNotAllowed    405
+    ├── BodyTimeout         408  the body did not arrive in time
+    ├── TooLarge            413  more bytes, inputs, pixels or characters than allowed
+    ├── Unsupported         415  neither an image, nor JSON, nor text; or an encoded body
+    ├── EngineFailure       500  the engine failed on valid input
+    └── NotReady            503  still loading, or shutting down
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+from runtime.errors import InputError, NeurotrailsError
+
+
+class StartupError(NeurotrailsError):
+    """The server cannot start with these settings and models."""
+
+
+class ServerError(NeurotrailsError):
+    """A request cannot be answered. The message is one sentence for the client."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def at(self, index: int) -> Self:
+        """Return the same error with a message that names the input it is about."""
+        return type(self)(self.code, f"inputs[{index}]: {self}", self.headers)
+
+
+class InvalidRequest(ServerError):  # noqa: N818 - named like the reply it causes, as all below
+    """The request is malformed or asks for something that does not exist."""
+
+    status = 400
+
+
+class UnknownModel(ServerError):  # noqa: N818
+    """No model has the name that was asked for."""
+
+    status = 404
+
+
+class NotFound(ServerError):  # noqa: N818
+    """No such path."""
+
+    status = 404
+
+
+class MethodNotAllowed(ServerError):  # noqa: N818
+    """The path exists, but not for this method."""
+
+    status = 405
+
+
+class BodyTimeout(ServerError):  # noqa: N818
+    """The client took too long to send its body."""
+
+    status = 408
+
+
+class TooLarge(ServerError):  # noqa: N818
+    """The request exceeds one of the limits in the settings."""
+
+    status = 413
+
+
+class Unsupported(ServerError):  # noqa: N818
+    """The body has a format that the server does not read."""
+
+    status = 415
+
+
+class EngineFailure(ServerError):  # noqa: N818
+    """The engine failed although the input was valid."""
+
+    status = 500
+
+
+class NotReady(ServerError):  # noqa: N818
+    """The models are still loading, or the server is shutting down."""
+
+    status = 503
+
+
+_STATUS_OF_INPUT_CODE: dict[str, type[ServerError]] = {
+    "image_too_large": TooLarge,
+    "not_an_image": Unsupported,
+}
+
+
+def from_input_error(error: InputError) -> ServerError:
+    """Give an InputError of the runtime its HTTP status: 413 or 415 for a few codes, else 400."""
+    return _STATUS_OF_INPUT_CODE.get(error.code, InvalidRequest)(error.code, str(error))

@@ -1,0 +1,141 @@
+"""What the server reports of itself: the `Observer` interface, and Prometheus behind it. All times are seconds."""
+
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from runtime.predictor import Prediction
+from runtime.predictor import Timing as ComputeTiming
+from server.work import ModelCard
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+class Observer(ABC):
+    """Is told what happens. Called on the event loop, so nothing here may block."""
+
+    @abstractmethod
+    def model_loaded(self, card: ModelCard) -> None:
+        """Note that a model is warm and served."""
+
+    @abstractmethod
+    def request_finished(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Note that a request got its reply; `route` is the template of its path, never the path itself."""
+
+    @abstractmethod
+    def request_refused(self, reason: str) -> None:
+        """Note that a request got an error reply; `reason` is its code."""
+
+    @abstractmethod
+    def decoded(self, model: str, seconds: float) -> None:
+        """Note that the inputs of a request were decoded."""
+
+    @abstractmethod
+    def queued(self, model: str, seconds: float) -> None:
+        """Note that decoded inputs began to be computed after waiting for `seconds`."""
+
+    @abstractmethod
+    def computed(self, model: str, predictions: Sequence[Prediction], timing: ComputeTiming) -> None:
+        """Note that a batch was predicted."""
+
+
+class PrometheusObserver(Observer):
+    """Metrics in a registry of their own, so that two servers in one process do not mix."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        Gauge(
+            "neurotrails_build_info", "Version of the software, always 1.", ["version", "python"], registry=registry
+        ).labels(version("neurotrails"), platform.python_version()).set(1)
+        self._models = Gauge(
+            "neurotrails_model_info",
+            "A model that is served, always 1.",
+            ["model", "version", "engine", "precision"],
+            registry=registry,
+        )
+        self._requests = Counter(
+            "neurotrails_requests_total", "Requests answered.", ["route", "method", "status"], registry=registry
+        )
+        self._refusals = Counter(
+            "neurotrails_refusals_total", "Requests answered with an error.", ["reason"], registry=registry
+        )
+        self._request_seconds = self._seconds("request", "End to end, from the headers to the last byte.", "route")
+        self._decode_seconds = self._seconds("decode", "Decoding the inputs of a request.", "model")
+        self._queue_seconds = self._seconds("queue", "Decoded inputs waiting for the engine.", "model")
+        self._trunk_seconds = self._seconds("trunk", "The trunk, for a batch.", "model")
+        self._head_seconds = self._seconds("head", "One head, for a batch.", "model", "head")
+        self._vote_seconds = self._seconds("vote", "The vote, for a batch.", "model")
+        self._batch_rows = Histogram(
+            "neurotrails_batch_rows",
+            "Rows computed together.",
+            ["model"],
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=registry,
+        )
+        self._rows = Counter(
+            "neurotrails_rows_total",
+            "Rows predicted, by the number of heads that voted and why it was that number.",
+            ["model", "heads_used", "stopped_by"],
+            registry=registry,
+        )
+        self._disagreement = Histogram(
+            "neurotrails_disagreement",
+            "Fraction of the pairs of voting heads that differ in their top label, for rows with two or more.",
+            ["model"],
+            buckets=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+            registry=registry,
+        )
+
+    def _seconds(self, what: str, documentation: str, *labels: str) -> Histogram:
+        return Histogram(f"neurotrails_{what}_seconds", documentation, labels, buckets=SECONDS, registry=self._registry)
+
+    def model_loaded(self, card: ModelCard) -> None:
+        """Set the model's info gauge."""
+        manifest = card.manifest
+        self._models.labels(manifest.name, manifest.version, card.engine.name, manifest.precision).set(1)
+
+    def request_finished(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count the request and record its end-to-end time; a method made up by the client becomes `other`."""
+        self._requests.labels(route, method if method in METHODS else "other", status).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def request_refused(self, reason: str) -> None:
+        """Count the refusal."""
+        self._refusals.labels(reason).inc()
+
+    def decoded(self, model: str, seconds: float) -> None:
+        """Record the decode time."""
+        self._decode_seconds.labels(model).observe(seconds)
+
+    def queued(self, model: str, seconds: float) -> None:
+        """Record the queue time."""
+        self._queue_seconds.labels(model).observe(seconds)
+
+    def computed(self, model: str, predictions: Sequence[Prediction], timing: ComputeTiming) -> None:
+        """Record rows, heads, disagreement and the time of each stage."""
+        self._batch_rows.labels(model).observe(len(predictions))
+        self._trunk_seconds.labels(model).observe(timing.trunk_seconds)
+        for head, seconds in enumerate(timing.head_seconds):
+            self._head_seconds.labels(model, head).observe(seconds)
+        self._vote_seconds.labels(model).observe(timing.vote_seconds)
+        for prediction in predictions:
+            self._rows.labels(model, prediction.heads_used, prediction.stopped_by).inc()
+            if prediction.disagreement is not None:
+                self._disagreement.labels(model).observe(prediction.disagreement)
+
+    def render(self) -> bytes:
+        """All metrics in the text format of Prometheus."""
+        return generate_latest(self._registry)

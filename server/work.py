@@ -1,0 +1,61 @@
+"""What passes between the edges of the server and its core: a `Work` in, an `Answer` out. Knows no HTTP."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.engines.base import EngineInfo
+from runtime.manifest import Manifest
+from runtime.predictor import Prediction, Wish
+
+Input = bytes | str
+"""One input as the client sent it: the bytes of an image file, or a text."""
+
+Modality = Literal["image", "text"]
+
+
+def modality_of(value: Input) -> Modality:
+    """Whether an input is an image or a text."""
+    return "image" if isinstance(value, bytes) else "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One request for predictions: one or more inputs of one modality, for one model."""
+
+    id: str
+    inputs: tuple[Input, ...]
+    model: str | None
+    """Name of the model; None: the only one of the inputs' modality."""
+    wish: Wish
+    started: float
+    """`time.perf_counter()` when the whole request had arrived."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A served model as clients may know it."""
+
+    manifest: Manifest
+    engine: EngineInfo
+    is_default: bool
+    """It answers requests of its modality that name no model."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds spent on one request, from the arrival of its last byte."""
+
+    decode_seconds: float
+    queue_seconds: float
+    compute_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One prediction per input, in the order of the inputs, with the model that made them."""
+
+    id: str
+    card: ModelCard
+    predictions: tuple[Prediction, ...]
+    timing: Timing
