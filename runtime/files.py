@@ -1,0 +1,54 @@
+"""Atomic writes: a reader, or a killed writer, sees the old content or the new one, never half of it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Fill the yielded folder; on success it becomes `path`, on an error nothing is left behind.
+
+    Raises FileExistsError when `path` exists: folders written this way are immutable.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already and is never overwritten. Remove it or choose another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        for file in (*(entry for entry in partial.rglob("*") if entry.is_file()), partial):
+            _sync(file)
+        partial.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write or replace one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o644)
+        Path(partial).rename(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,177 @@
+"""The configuration of a run: small typed objects, checked on construction, read from a YAML recipe.
+
+config = load_config("recipes/fashion-mnist.yaml", ["epochs=3", "sparsity.density=0.1"])
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from runtime.manifest import Identifier
+from training.data.config import DataConfig
+from training.errors import ConfigError
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all configuration objects: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WideResNetConfig(Section):
+    """WRN-`depth`-`width` for images."""
+
+    kind: Literal["wide_resnet"]
+    depth: Positive = 28
+    width: Positive = 10
+
+
+class ResNet50Config(Section):
+    """ResNet-50 with the ImageNet stem."""
+
+    kind: Literal["resnet50"]
+
+
+class TextEncoderConfig(Section):
+    """A transformer text encoder."""
+
+    kind: Literal["text_encoder"]
+    vocabulary: Positive = 8192
+    """Entries of the tokenizer, which is trained on the texts that the network is fitted on."""
+    width: Positive = 128
+    blocks: Positive = 4
+    attention_heads: Positive = 4
+    lengths: tuple[Positive, ...] = (64, 256)
+    """Texts are padded to the nearest of these lengths in tokens and cut at the last."""
+    dropout: Rate = 0.1
+
+
+NetworkConfig = Annotated[WideResNetConfig | ResNet50Config | TextEncoderConfig, Field(discriminator="kind")]
+
+
+class EnsembleConfig(Section):
+    """How the network is split."""
+
+    heads: Positive = 3
+    blocks_in_head: Annotated[int, Field(ge=0)]
+    """Private blocks of each head; the other blocks and the stem are shared."""
+
+
+class SparsityConfig(Section):
+    """Dynamic sparse training; density 1 trains a dense network."""
+
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Fraction of all covered weights that is kept, over trunk and heads together (ERK)."""
+    embeddings: bool = False
+    """Whether the sparsity budget covers token embeddings."""
+    regrow: Literal["gradient", "random"] = "gradient"
+    prune_rate: Rate = 0.5
+    prune_rate_end: Rate = 0.005
+    update_every: Positive = 100
+    """Steps between two mask updates."""
+    stop_at: Rate = 1.0
+    """Fraction of training after which masks stay fixed."""
+
+
+class OptimizerConfig(Section):
+    """Optimizer and learning rate; the rate warms up linearly, then falls by a cosine or in steps."""
+
+    kind: Literal["sgd", "adamw"]
+    lr: Annotated[float, Field(gt=0)]
+    momentum: Rate = 0.9
+    """Nesterov momentum of SGD."""
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    """Of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Applied to weights, not to norms and biases."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """`cosine` to `final_lr` x lr, or `steps`: a tenth at 25, 50 and 75 % of training."""
+    final_lr: Rate = 0.0
+    warmup: Rate = 0.05
+    """Fraction of training."""
+
+
+class AugmentConfig(Section):
+    """Random changes to training images."""
+
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    """Zero pixels added on each side before a random crop back to size."""
+    flip: bool = False
+    """Mirror half of the images."""
+
+
+class TrainConfig(Section):
+    """One run."""
+
+    name: Identifier
+    seed: int = 0
+    data: DataConfig
+    network: NetworkConfig
+    ensemble: EnsembleConfig
+    sparsity: SparsityConfig = SparsityConfig()
+    optimizer: OptimizerConfig
+    augment: AugmentConfig = AugmentConfig()
+    epochs: Positive
+    batch_size: Positive = 128
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the whole gradient."""
+    threads: Positive = 2
+    """CPU threads. Results are reproducible, byte for byte, for one number of threads."""
+    checkpoint_every: Positive = 500
+    """Steps between two checkpoints; the end of each epoch makes one too."""
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        text_network = self.network.kind == "text_encoder"
+        text_data = self.data.source in ("newsgroups", "text-table")
+        if text_network != text_data:
+            raise ValueError(f"network.kind={self.network.kind} does not go with data.source={self.data.source}")
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the whole configuration."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML recipe and apply overrides such as `optimizer.lr=0.05`. Raises ConfigError."""
+    try:
+        document = yaml.safe_load(Path(recipe).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"The recipe {recipe} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"The recipe {recipe} must be a YAML mapping.")
+    for override in overrides:
+        _apply(document, override)
+    try:
+        return TrainConfig.model_validate(document)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+        ]
+        raise ConfigError("\n".join([f"The configuration from {recipe} is invalid:", *lines])) from error
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    path, separator, value = override.partition("=")
+    if not separator:
+        raise ConfigError(f"An override looks like optimizer.lr=0.05; got {override!r}.")
+    *parents, last = path.split(".")
+    for key in parents:
+        inner = document.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{override!r}: {key} is not a section of the recipe.")
+        document = inner
+    try:
+        document[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error

@@ -1,0 +1,77 @@
+"""Evaluation: logits of every head on one part, and what they are worth (torchmetrics where it has it)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from runtime.manifest import Metrics
+from runtime.vote import disagreement, pool, temper
+from training.batches import Batches
+from training.models.multihead import MultiHeadNetwork
+
+ECE_BINS = 15
+
+
+@torch.inference_mode()
+def collect_logits(network: MultiHeadNetwork, batches: Batches) -> NDArray[np.float32]:
+    """Logits of all heads on all examples in stored order, float32 [H, N, K]; the network's mode is restored."""
+    was_training = network.training
+    network.eval()
+    logits = [network(*batch.inputs).numpy() for batch in batches.in_order()]
+    network.train(was_training)
+    return np.concatenate(logits, axis=1)
+
+
+def measure(
+    logits: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    *,
+    split: str,
+    temperature: float = 1.0,
+) -> Metrics:
+    """Metrics of the soft vote of all heads, logits [H, N, K] against targets [N], at `temperature`."""
+    raw = pool(logits, "probabilities")
+    voted = temper(raw, temperature)
+    heads = logits.argmax(axis=-1)  # [H, N]
+    spread = disagreement(heads)
+    return Metrics(
+        split=split,
+        rows=len(targets),
+        accuracy=float((voted.argmax(axis=-1) == targets).mean()),
+        nll=negative_log_likelihood(voted, targets),
+        brier=brier(voted, targets),
+        ece=calibration_error(voted, targets),
+        uncalibrated_nll=negative_log_likelihood(raw, targets),
+        uncalibrated_ece=calibration_error(raw, targets),
+        head_accuracy=tuple(float((head == targets).mean()) for head in heads),
+        disagreement=None if spread is None else float(spread.mean()),
+    )
+
+
+def negative_log_likelihood(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """Mean negative log likelihood in nats."""
+    chosen = probabilities[np.arange(len(targets)), targets]
+    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).mean())
+
+
+def brier(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """Brier score: squared error against the one-hot target, summed over classes, mean over rows (0 to 2)."""
+    one_hot = np.eye(probabilities.shape[1])[targets]
+    return float(((probabilities - one_hot) ** 2).sum(axis=1).mean())
+
+
+def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """Expected calibration error with 15 bins (torchmetrics)."""
+    value = multiclass_calibration_error(
+        torch.from_numpy(probabilities), torch.from_numpy(targets), probabilities.shape[1], n_bins=ECE_BINS
+    )
+    return float(value)
+
+
+def accuracy_of_votes(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Sequence[float]:
+    """Accuracy of the soft vote of the first k heads, for k = 1..H."""
+    votes = [pool(logits[: k + 1], "probabilities").argmax(axis=-1) for k in range(len(logits))]
+    return [float((vote == targets).mean()) for vote in votes]
