@@ -94,6 +94,7 @@ def serve(
         StartupError: The settings are wrong, or a model cannot be served.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each malformed form, as do we
     given: dict[str, Any] = {
         "models": models,
         "engine": engine,

@@ -79,7 +79,7 @@ class RequestEnvelope:
             nonlocal size, complete
             if complete:
                 return await receive()
-            if length.isdecimal() and int(length) > settings.max_body_bytes:
+            if length.isdecimal() and (len(length) > 18 or int(length) > settings.max_body_bytes):
                 raise self._too_large()
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
