@@ -100,6 +100,7 @@ class Core:
             logger.warning("%s", note)
         if self._state == "loading":
             self._state = "ready"
+            logger.info("All models are ready.")
 
     def _require_ready(self) -> None:
         reason = self.ready()
