@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+Vote = Literal["probabilities", "logits"]
 Floats = NDArray[np.floating[Any]]
 
 
@@ -16,7 +17,7 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
     return result
 
 
-def pool(logits: Floats, vote: Literal["probabilities", "logits"]) -> NDArray[np.float64]:
+def pool(logits: Floats, vote: Vote) -> NDArray[np.float64]:
     """Combine logits [heads, rows, classes] into one distribution per row.
 
     `probabilities` is the soft vote, the mean of the heads' probabilities; `logits` is softmax of the mean logit, as in

@@ -8,14 +8,16 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.manifest import Calibration, EarlyExit, ExitPoint
-from runtime.vote import pool, temper
+from runtime.vote import Vote, pool, temper
 
 EXIT_CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
 
 
-def calibrate(logits: NDArray[np.float32], targets: NDArray[np.int64], *, split: str) -> Calibration:
+def calibrate(
+    logits: NDArray[np.float32], targets: NDArray[np.int64], *, split: str, vote: Vote = "probabilities"
+) -> Calibration:
     """Fit one temperature for each number of voting heads; logits [H, N, K], targets [N]."""
-    temperatures = [fit_temperature(pool(logits[: k + 1], "probabilities"), targets) for k in range(len(logits))]
+    temperatures = [fit_temperature(pool(logits[: k + 1], vote), targets) for k in range(len(logits))]
     return Calibration(temperatures=tuple(temperatures), split=split, rows=len(targets))
 
 
@@ -40,11 +42,16 @@ def fit_temperature(pooled: NDArray[np.float64], targets: NDArray[np.int64]) -> 
 
 
 def early_exit_curve(
-    logits: NDArray[np.float32], targets: NDArray[np.int64], calibration: Calibration, *, split: str
+    logits: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    calibration: Calibration,
+    *,
+    split: str,
+    vote: Vote = "probabilities",
 ) -> EarlyExit:
     """Accuracy and mean heads used when each row stops as soon as its calibrated vote passes a confidence."""
     votes = np.stack(
-        [temper(pool(logits[: k + 1], "probabilities"), t) for k, t in enumerate(calibration.temperatures)]
+        [temper(pool(logits[: k + 1], vote), t) for k, t in enumerate(calibration.temperatures)]
     )  # [H, N, K]
     confidence, correct = votes.max(axis=-1), votes.argmax(axis=-1) == targets  # [H, N]
     points = []

@@ -45,6 +45,8 @@ class RunDescription(BaseModel):
     data_source: str
     data_sha256: str
     code_version: str
+    command: str = ""
+    """What started the run."""
 
     def network(self) -> MultiHeadNetwork:
         """Build the network of the run with fresh weights."""

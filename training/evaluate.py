@@ -1,14 +1,12 @@
 """Evaluation: logits of every head on one part, and what they are worth (torchmetrics where it has it)."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from runtime.manifest import Metrics
-from runtime.vote import disagreement, pool, temper
+from runtime.vote import Vote, disagreement, pool, temper
 from training.batches import Batches
 from training.models.multihead import MultiHeadNetwork
 
@@ -31,9 +29,10 @@ def measure(
     *,
     split: str,
     temperature: float = 1.0,
+    vote: Vote = "probabilities",
 ) -> Metrics:
     """Metrics of the soft vote of all heads, logits [H, N, K] against targets [N], at `temperature`."""
-    raw = pool(logits, "probabilities")
+    raw = pool(logits, vote)
     voted = temper(raw, temperature)
     heads = logits.argmax(axis=-1)  # [H, N]
     spread = disagreement(heads)
@@ -69,9 +68,3 @@ def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.in
         torch.from_numpy(probabilities), torch.from_numpy(targets), probabilities.shape[1], n_bins=ECE_BINS
     )
     return float(value)
-
-
-def accuracy_of_votes(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Sequence[float]:
-    """Accuracy of the soft vote of the first k heads, for k = 1..H."""
-    votes = [pool(logits[: k + 1], "probabilities").argmax(axis=-1) for k in range(len(logits))]
-    return [float((vote == targets).mean()) for vote in votes]

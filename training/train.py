@@ -4,6 +4,7 @@ neurotrails train recipes/fashion-mnist.yaml epochs=1 --run runs/first
 neurotrails evaluate runs/first
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,7 +44,7 @@ def train(recipe: str, *overrides: str, run: str, resume: bool = False, other_th
     checkpoints = all_checkpoints(folder)
     if checkpoints and not resume:
         raise CheckpointError(f"{folder} holds a run already. Pass --resume to go on with it, or name another folder.")
-    data = prepare(config)
+    data = prepare(config, shlex.join(["neurotrails", "train", recipe, *overrides, "--run", run]))
     fit = Batches(data.parts.fit, data.preprocessor, config.batch_size)
     select = Batches(data.parts.select, data.preprocessor, EVALUATION_BATCH)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,7 @@ class Prepared:
     """Content of tokenizer.json (text)."""
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig, command: str) -> Prepared:
     """Load and split the data, and fit what preprocessing learns from it (pixel statistics or tokenizer)."""
     dataset = load_dataset(config.data)
     parts = split(dataset, held_out=config.data.held_out, seed=config.seed)
@@ -142,6 +143,7 @@ def prepare(config: TrainConfig) -> Prepared:
         data_source=dataset.source,
         data_sha256=dataset.sha256,
         code_version=version("neurotrails"),
+        command=command,
     )
     return Prepared(description, parts, preprocessor, tokenizer)
 

@@ -8,6 +8,7 @@ import importlib
 from runtime.artifact import Artifact
 from runtime.engines.base import Engine, EngineOptions
 from runtime.errors import EngineError, EngineNotInstalled
+from runtime.graph import load_graph
 
 ENGINES = {
     "deepsparse": ("runtime.engines.deepsparse", "DeepSparseEngine"),
@@ -47,4 +48,12 @@ def load_engine(artifact: Artifact, name: str, options: EngineOptions) -> Engine
             installed_engines()["deepsparse"], EngineNotInstalled
         )
         name = "deepsparse" if accepted else "onnxruntime"
-    return engine_class(name)(artifact, options)
+    chosen = engine_class(name)
+    check_graphs(artifact)
+    return chosen(artifact, options)
+
+
+def check_graphs(artifact: Artifact) -> None:
+    """Raise ArtifactError unless every graph is safe to hand to an engine; see `runtime.graph`."""
+    for stage in artifact.manifest.stages:
+        load_graph(artifact.path(stage.file))

@@ -1,0 +1,163 @@
+"""The graphs of an artifact: every stage traced, folded, made sparse, described and audited."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from export.errors import ExportRefused
+from export.graphs import Weight, fold_norms, make_sparse, trace, transpose_weights
+from runtime.graph import check_graph, dense_of, sparse_constants, stored_weights
+from runtime.manifest import LayerSparsity, Stage, TensorSpec
+from training.models.multihead import MultiHeadNetwork
+from training.sparsity.masks import maskable_weights
+
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class ExportedStage:
+    """One graph with what the manifest says of it."""
+
+    stage: Stage
+    layers: tuple[LayerSparsity, ...]
+    model: onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Example:
+    """Model inputs to trace and count with: `inputs` by position, and the symbols of their axes by name."""
+
+    inputs: tuple[Tensor, ...]
+    specs: tuple[TensorSpec, ...]
+
+
+def export_stages(
+    network: MultiHeadNetwork, masks: dict[str, Tensor], example: Example, *, embeddings: bool
+) -> tuple[list[ExportedStage], tuple[TensorSpec, ...]]:
+    """Export trunk (if any) and heads of a network in evaluation mode; also return what passes between them."""
+    covered = maskable_weights(network, embeddings=embeddings)
+    with torch.no_grad():
+        shared = network.head_inputs(*example.inputs)
+    features: tuple[TensorSpec, ...] = ()
+    stages = []
+    head_specs = example.specs
+    if network.trunk is not None:
+        features = (_features_spec(example, shared[0]),)
+        trunk_weights = {name: masks.get(name) for name in covered if name.startswith("trunk.")}
+        stages.append(
+            _export("trunk", network.trunk, example.inputs, example.specs, FEATURES, features[0], trunk_weights)
+        )
+        context = [spec for spec in example.specs if spec.name in network.context_names]
+        head_specs = (*features, *context)
+    for index, head in enumerate(network.heads):
+        prefix = f"heads.{index}."
+        weights = {name: masks.get(name) for name in covered if name.startswith(prefix)}
+        logits = TensorSpec(name="logits", dtype="float32", shape=("batch", 2))
+        stages.append(_export(prefix[:-1], head, shared, head_specs, "logits", logits, weights))
+    return stages, features
+
+
+def _features_spec(example: Example, features: Tensor) -> TensorSpec:
+    """Axes of the features: the batch, the tokens where the model inputs have tokens, and fixed sizes."""
+    has_tokens = any("tokens" in spec.shape for spec in example.specs)
+    shape = ("batch", *(("tokens",) if has_tokens else ()), *features.shape[2 if has_tokens else 1 :])
+    return TensorSpec(name=FEATURES, dtype="float32", shape=shape)
+
+
+def _export(
+    prefix: str,
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    specs: Sequence[TensorSpec],
+    output: str,
+    output_spec: TensorSpec,
+    masks: dict[str, Tensor | None],
+) -> ExportedStage:
+    """Export one stage; `masks` holds the covered weights of the network that lie in it, by full name."""
+    dynamic = {
+        spec.name: {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+        for spec in (*specs, output_spec)
+    }
+    model = trace(module, inputs, [spec.name for spec in specs], [output], dynamic)
+    permutations = transpose_weights(model)
+    fold_norms(model)
+    weights = []
+    for full_name, mask in masks.items():
+        name = full_name.removeprefix(f"{prefix}.")
+        array = None if mask is None else mask.numpy()
+        if array is not None and name in permutations:
+            array = array.transpose(permutations[name])
+        weights.append(Weight(name, array))
+    make_sparse(model, weights)
+    file = f"{prefix.replace('.', '_').replace('heads', 'head')}.onnx"
+    check_graph(model, file)
+    layers = tuple(_audit(model, file, weights))
+    read = {tensor.name for tensor in model.graph.input}
+    dense, effective, products = _count_macs(module, inputs, masks, prefix)
+    stage = Stage(
+        file=file,
+        inputs=tuple(spec.name for spec in specs if spec.name in read),
+        outputs=(output,),
+        dense_macs=dense,
+        effective_macs=effective,
+        activation_macs=products,
+    )
+    return ExportedStage(stage, layers, model)
+
+
+def _audit(model: onnx.ModelProto, file: str, weights: Sequence[Weight]) -> list[LayerSparsity]:
+    """Describe the covered weights as they lie in the graph. Raises ExportRefused for a non-zero outside its mask."""
+    stored = stored_weights(model)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    arrays |= {name: dense_of(sparse) for name, sparse in sparse_constants(model)}
+    layers = []
+    for weight in weights:
+        if weight.name not in stored:
+            raise ExportRefused(f"{file}: the weight {weight.name} is not in the graph under its name.")
+        array, found = arrays[weight.name], stored[weight.name]
+        mask = np.ones(array.shape, dtype=bool) if weight.mask is None else weight.mask
+        outside = int(np.count_nonzero(array[~mask]))
+        if outside:
+            raise ExportRefused(f"{file}: {weight.name} has {outside} non-zero values outside its mask.")
+        kept = int(mask.sum())
+        if found.sparse and found.entries != kept:
+            raise ExportRefused(f"{file}: {weight.name} holds {found.entries} entries, its mask keeps {kept}.")
+        layers.append(
+            LayerSparsity(
+                name=weight.name, stage=file, shape=found.shape, weights=mask.size, kept=kept, nonzero=found.nonzero,
+                masked=weight.mask is not None,
+            )
+        )  # fmt: skip
+    return layers
+
+
+def _count_macs(
+    module: nn.Module, inputs: Sequence[Tensor], masks: dict[str, Tensor | None], prefix: str
+) -> tuple[int, int, int]:
+    """MACs of one row: dense, with a kept weight, and of products of two activations."""
+    row = [tensor[:1] for tensor in inputs]
+    dense = effective = 0
+    handles = []
+
+    def count(name: str, layer: nn.Conv2d | nn.Linear, out: Tensor) -> None:
+        nonlocal dense, effective
+        channels = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+        positions = out.numel() // channels
+        mask = masks.get(f"{prefix}.{name}.weight")
+        dense += positions * layer.weight.numel()
+        effective += positions * (layer.weight.numel() if mask is None else int(mask.sum()))
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            handles.append(layer.register_forward_hook(lambda layer, _, out, name=name: count(name, layer, out)))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*row)
+    for handle in handles:
+        handle.remove()
+    return dense, effective, counter.get_total_flops() // 2 - dense

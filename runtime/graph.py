@@ -1,0 +1,147 @@
+"""ONNX graphs of an artifact, as files that may come from anyone: checked before an engine sees a byte, and counted.
+
+A sparse weight is a `Constant` node with attribute `sparse_value`: linear int64 indices, sorted and unique.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from runtime.errors import ArtifactError
+
+OPSET = 17
+MAX_GRAPH_BYTES = 2 * 2**30 - 1
+MAX_DENSE_BYTES = 4 * 2**30
+"""Largest total size of a graph's constants once they are dense."""
+FIXED_DTYPES = {
+    TensorProto.FLOAT: 4, TensorProto.INT64: 8, TensorProto.INT32: 4, TensorProto.INT8: 1, TensorProto.UINT8: 1,
+    TensorProto.BOOL: 1, TensorProto.DOUBLE: 8, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2,
+}  # fmt: skip
+"""Element types a graph may hold, with their size in bytes."""
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A constant tensor of a graph as it lies in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    entries: int
+    """Values in the file: all of them for a dense tensor, the listed ones for a sparse one."""
+    nonzero: int
+    """Values in the file that are not zero."""
+    sparse: bool
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Read and check one ONNX file. Raises ArtifactError; never follows a reference to another file."""
+    if path.stat().st_size > MAX_GRAPH_BYTES:
+        raise ArtifactError(f"{path} is larger than {MAX_GRAPH_BYTES >> 30} GiB.")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ArtifactError(f"{path} is not an ONNX file: {error}") from error
+    check_graph(model, str(path))
+    return model
+
+
+def check_graph(model: onnx.ModelProto, where: str) -> None:
+    """Raise ArtifactError unless the graph is safe to hand to an engine.
+
+    Engines trust what they read: an out-of-range sparse index crashes DeepSparse, for one.
+    """
+    if any(entry.domain for entry in model.opset_import) or [entry.version for entry in model.opset_import] != [OPSET]:
+        raise ArtifactError(f"{where}: only the standard ONNX operators of opset {OPSET} are allowed.")
+    if model.functions or model.graph.sparse_initializer:
+        raise ArtifactError(f"{where}: local functions and sparse initializers are not allowed.")
+    total = 0
+    for node in model.graph.node:
+        if any(
+            attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute
+        ):
+            raise ArtifactError(f"{where}: operator {node.op_type} holds a subgraph, which is not allowed.")
+    for tensor in _dense_tensors(model):
+        total += _check_dense(tensor, where)
+    for name, sparse in sparse_constants(model):
+        total += _check_sparse(sparse, f"{where}: {name}")
+    if total > MAX_DENSE_BYTES:
+        raise ArtifactError(f"{where}: constants of {total >> 20} MiB exceed the limit of {MAX_DENSE_BYTES >> 20} MiB.")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ArtifactError(f"{where}: not a valid ONNX graph: {error}") from error
+
+
+def stored_weights(model: onnx.ModelProto) -> dict[str, StoredWeight]:
+    """All floating-point and int8 constants of two or more axes, by tensor name."""
+    weights = {}
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) >= 2:
+            array = numpy_helper.to_array(tensor)
+            weights[tensor.name] = StoredWeight(
+                tensor.name, tuple(tensor.dims), array.size, int(np.count_nonzero(array)), sparse=False
+            )
+    for name, sparse in sparse_constants(model):
+        values = numpy_helper.to_array(sparse.values)
+        weights[name] = StoredWeight(name, tuple(sparse.dims), values.size, int(np.count_nonzero(values)), sparse=True)
+    return weights
+
+
+def sparse_constants(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.SparseTensorProto]]:
+    """All sparse constants, as (name of the tensor, its COO form)."""
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "sparse_value":
+                    yield node.output[0], attribute.sparse_tensor
+
+
+def dense_of(sparse: onnx.SparseTensorProto) -> NDArray[np.generic]:
+    """Dense array of a sparse constant that passed `check_graph`."""
+    values = numpy_helper.to_array(sparse.values)
+    dense = np.zeros(math.prod(sparse.dims), dtype=values.dtype)
+    dense[numpy_helper.to_array(sparse.indices)] = values
+    return dense.reshape(tuple(sparse.dims))
+
+
+def _dense_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            yield from [attribute.t] if attribute.type == onnx.AttributeProto.TENSOR else attribute.tensors
+
+
+def _check_dense(tensor: onnx.TensorProto, where: str) -> int:
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        raise ArtifactError(f"{where}: tensor {tensor.name!r} refers to another file, which is not allowed.")
+    if tensor.data_type not in FIXED_DTYPES or any(size < 0 for size in tensor.dims):
+        raise ArtifactError(f"{where}: tensor {tensor.name!r} has an unsupported type or a negative size.")
+    size = math.prod(tensor.dims) * FIXED_DTYPES[tensor.data_type]
+    if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+        raise ArtifactError(f"{where}: tensor {tensor.name!r} has {len(tensor.raw_data)} bytes instead of {size}.")
+    return size
+
+
+def _check_sparse(sparse: onnx.SparseTensorProto, where: str) -> int:
+    dims = tuple(sparse.dims)
+    if not dims or min(dims) < 1:
+        raise ArtifactError(f"{where}: a sparse constant needs positive sizes, not {dims}.")
+    cells = math.prod(dims)
+    _check_dense(sparse.values, where)
+    _check_dense(sparse.indices, where)
+    if sparse.indices.data_type != TensorProto.INT64 or len(sparse.indices.dims) != 1:
+        raise ArtifactError(f"{where}: sparse indices must be linear int64.")
+    indices = numpy_helper.to_array(sparse.indices)
+    if tuple(sparse.values.dims) != indices.shape:
+        raise ArtifactError(f"{where}: {tuple(sparse.values.dims)} values for {indices.shape} indices.")
+    if len(indices) and (indices[0] < 0 or indices[-1] >= cells or (np.diff(indices) <= 0).any()):
+        raise ArtifactError(f"{where}: sparse indices must be sorted, unique and inside {dims}.")
+    return cells * FIXED_DTYPES[sparse.values.data_type]
