@@ -39,13 +39,12 @@ def trace(
     """Export a stage in evaluation mode. Parameters become initializers of the same name; nothing is folded yet."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the exporter announces its successor, which needs an onnx that DeepSparse lacks
+        # The exporter announces its successor, which needs an onnx that DeepSparse cannot live with.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             stage,
             tuple(example),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # a file object is documented and works
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},

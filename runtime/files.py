@@ -21,8 +21,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
-        for file in (*(entry for entry in partial.rglob("*") if entry.is_file()), partial):
-            _sync(file)
+        for entry in partial.rglob("*"):
+            if entry.is_file():
+                entry.chmod(0o644)
+                _sync(entry)
+        _sync(partial)
         partial.rename(path)
         _sync(path.parent)
     except BaseException:

@@ -20,11 +20,14 @@ OPSET = 17
 MAX_GRAPH_BYTES = 2 * 2**30 - 1
 MAX_DENSE_BYTES = 4 * 2**30
 """Largest total size of a graph's constants once they are dense."""
-FIXED_DTYPES = {
+ELEMENT_BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4, TensorProto.INT64: 8, TensorProto.INT32: 4, TensorProto.INT8: 1, TensorProto.UINT8: 1,
     TensorProto.BOOL: 1, TensorProto.DOUBLE: 8, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2,
 }  # fmt: skip
 """Element types a graph may hold, with their size in bytes."""
+
+
+SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,7 @@ def check_graph(model: onnx.ModelProto, where: str) -> None:
         raise ArtifactError(f"{where}: local functions and sparse initializers are not allowed.")
     total = 0
     for node in model.graph.node:
-        if any(
-            attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute
-        ):
+        if any(attribute.type in SUBGRAPHS for attribute in node.attribute):
             raise ArtifactError(f"{where}: operator {node.op_type} holds a subgraph, which is not allowed.")
     for tensor in _dense_tensors(model):
         total += _check_dense(tensor, where)
@@ -122,9 +123,9 @@ def _dense_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def _check_dense(tensor: onnx.TensorProto, where: str) -> int:
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         raise ArtifactError(f"{where}: tensor {tensor.name!r} refers to another file, which is not allowed.")
-    if tensor.data_type not in FIXED_DTYPES or any(size < 0 for size in tensor.dims):
+    if tensor.data_type not in ELEMENT_BYTES or any(size < 0 for size in tensor.dims):
         raise ArtifactError(f"{where}: tensor {tensor.name!r} has an unsupported type or a negative size.")
-    size = math.prod(tensor.dims) * FIXED_DTYPES[tensor.data_type]
+    size = math.prod(tensor.dims) * ELEMENT_BYTES[tensor.data_type]
     if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
         raise ArtifactError(f"{where}: tensor {tensor.name!r} has {len(tensor.raw_data)} bytes instead of {size}.")
     return size
@@ -144,4 +145,4 @@ def _check_sparse(sparse: onnx.SparseTensorProto, where: str) -> int:
         raise ArtifactError(f"{where}: {tuple(sparse.values.dims)} values for {indices.shape} indices.")
     if len(indices) and (indices[0] < 0 or indices[-1] >= cells or (np.diff(indices) <= 0).any()):
         raise ArtifactError(f"{where}: sparse indices must be sorted, unique and inside {dims}.")
-    return cells * FIXED_DTYPES[sparse.values.data_type]
+    return cells * ELEMENT_BYTES[sparse.values.data_type]
