@@ -47,9 +47,8 @@ def load_examples(folder: Path) -> list[Example]:
             for file, entry in sorted(expected.items())
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        sys.exit(
-            f"The examples in {folder} cannot be read: {type(error).__name__}: {error}. Choose another folder with --examples."
-        )
+        problem = f"{type(error).__name__}: {error}"
+        sys.exit(f"The examples in {folder} cannot be read ({problem}). Choose another folder with --examples.")
 
 
 def check(example: Example, status: int, body: Any) -> str | None:

@@ -1,6 +1,7 @@
 """DeepSparse: skips zeros, but closed, end-of-life (1.8.0, Python <= 3.11) and licensed for evaluation only."""
 
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -51,13 +52,16 @@ class DeepSparseEngine(Engine):
 
     def _compile(self, stage: Stage, size: int, shapes: list[tuple[int, ...]]) -> Any:
         """Compile one stage at static shapes. Other than that DeepSparse falls back to a slow path, and says it only
-        on stderr: that is refused.
+        on stderr: that is refused. It writes the shapes into the file that it is given, so it is given a copy.
         """
         path = str(self.artifact.path(stage.file))
+        sizes = [list(shape) for shape in shapes]
         try:
-            engine, said = _with_stderr(
-                lambda: deepsparse.MultiModelEngine(path, size, self._context, input_shapes=[list(s) for s in shapes])
-            )
+            with tempfile.TemporaryDirectory(prefix="neurotrails-") as folder:
+                copy = shutil.copyfile(path, f"{folder}/{stage.file}")
+                engine, said = _with_stderr(
+                    lambda: deepsparse.MultiModelEngine(copy, size, self._context, input_shapes=sizes)
+                )
         except Exception as error:  # it raises bare RuntimeError and others
             raise EngineError(f"DeepSparse cannot compile {path}: {error}") from error
         if "optimized runtime disabled" in said.lower():

@@ -30,3 +30,4 @@ def test_engines_reproduce_the_reference(tmp_path: Path, write: Callable[[Path],
         expected = reference[f"logits.{index}"].astype(np.float32)
         assert expected.std(axis=0).min() > 0.1  # alive: the logits depend on the input
         np.testing.assert_allclose(engine.head(index, features), expected, atol=1e-4 * max(1, np.abs(expected).max()))
+    assert Artifact.open(tmp_path / "model") == artifact  # an artifact is never written to
