@@ -2,7 +2,8 @@
 
     .venv/bin/python examples/make_examples.py
 
-Images: the first test image of each of six classes. Texts: six short test posts that name no private person.
+Images: the first test image of each of six classes. Texts: six short test posts that name no private person, chosen
+among those that a naive Bayes classifier gets right.
 """
 
 import json

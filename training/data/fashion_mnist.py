@@ -1,6 +1,7 @@
 """Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): 60,000 + 10,000 grey images of 28 x 28 pixels, 10 classes of clothing."""
 
 import gzip
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from training.data.config import ImageConfig
 from training.data.dataset import Dataset, Examples, content_sha256
 from training.data.errors import DataError
 from training.data.fetch import fetch_debian_files, fetch_hub_dataset
-from training.data.known import KnownFiles, obtain_known_files
+from training.data.known import KnownFiles, Route, obtain_known_files
 
 LABELS = (
     "T-shirt/top",
@@ -44,15 +45,7 @@ SOURCE = "Fashion-MNIST, the bytes of Debian package dataset-fashion-mnist 0.0~g
 
 def load_fashion_mnist(path: Path | None = None) -> Dataset:
     """Load the genuine, complete set from `path`, this machine, Debian's package or the Hugging Face hub."""
-    files = obtain_known_files(
-        FILES,
-        path=path,
-        system=(SYSTEM_FOLDER,),
-        routes=(
-            (f"Debian package {PACKAGE}", from_debian),
-            (f"Hugging Face dataset {REPOSITORY}", lambda: from_hub(REPOSITORY)),
-        ),
-    )
+    files = obtain_known_files(FILES, path=path, system=(SYSTEM_FOLDER,), routes=ROUTES)
     return Dataset(
         name="fashion-mnist",
         modality="image",
@@ -78,8 +71,15 @@ def from_hub(repository: str) -> dict[str, bytes]:
     for prefix, name in (("train", "train"), ("t10k", "test")):
         rows = splits[name]
         files[f"{prefix}-images-idx3-ubyte"] = write_idx(np.stack([np.asarray(image) for image in rows["image"]]))
-        files[f"{prefix}-labels-idx1-ubyte"] = write_idx(np.asarray(rows["label"], dtype=np.uint8))
+        files[f"{prefix}-labels-idx1-ubyte"] = write_idx(np.asarray(list(rows["label"]), dtype=np.uint8))
     return files
+
+
+ROUTES: tuple[Route, ...] = (
+    (f"Debian package {PACKAGE}", from_debian),
+    (f"Hugging Face dataset {REPOSITORY}", partial(from_hub, REPOSITORY)),
+)
+"""Ways to fetch the files, in the order in which they are tried."""
 
 
 def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:

