@@ -8,7 +8,7 @@ import importlib
 import sys
 from importlib.metadata import version
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from runtime.errors import NeurotrailsError
 
@@ -53,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         app = App(
             name=f"neurotrails {arguments[0]}", default_command=command, result_action="return_none", version_flags=[]
         )
-        app(arguments[1:])
+        app(arguments[1:], exit_on_error=False)
+    except CycloptsError:  # it has printed what is wrong
+        return 2
     except NeurotrailsError as error:
         print(f"neurotrails {arguments[0]}: {error}", file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from runtime.errors import ArtifactError, SchemaTooNew
@@ -54,8 +55,15 @@ class Artifact:
         return make_preprocessor(self.manifest.preprocessing, self.folder)
 
     def reference(self) -> dict[str, NDArray[np.generic]]:
-        """Synthetic inputs `input.<name>` and the PyTorch logits `logits.<head>` [32, classes] for them."""
-        return load_file(self.path("reference.safetensors"))
+        """Synthetic inputs `input.<name>` and the PyTorch logits `logits.<head>` [32, classes] for them.
+
+        Raises ArtifactError.
+        """
+        path = self.path("reference.safetensors")
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"{path} cannot be read: {error}. Export the artifact again.") from error
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:

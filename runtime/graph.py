@@ -26,6 +26,8 @@ ELEMENT_BYTES: dict[int, int] = {
 }  # fmt: skip
 """Element types a graph may hold, with their size in bytes."""
 
+WEIGHT_TYPES = frozenset(ELEMENT_BYTES) - {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
+"""Element types of weights; the others are shapes, axes and masks."""
 
 SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
@@ -82,13 +84,13 @@ def check_graph(model: onnx.ModelProto, where: str) -> None:
 
 
 def stored_weights(model: onnx.ModelProto) -> dict[str, StoredWeight]:
-    """All floating-point and int8 constants of two or more axes, by tensor name."""
+    """All floating-point and 8-bit constants of two or more axes, by tensor name."""
     weights = {}
-    for tensor in model.graph.initializer:
-        if len(tensor.dims) >= 2:
+    for name, tensor in _dense_constants(model):
+        if len(tensor.dims) >= 2 and tensor.data_type in WEIGHT_TYPES:
             array = numpy_helper.to_array(tensor)
-            weights[tensor.name] = StoredWeight(
-                tensor.name, tuple(tensor.dims), array.size, int(np.count_nonzero(array)), sparse=False
+            weights[name] = StoredWeight(
+                name, tuple(tensor.dims), array.size, int(np.count_nonzero(array)), sparse=False
             )
     for name, sparse in sparse_constants(model):
         values = numpy_helper.to_array(sparse.values)
@@ -111,6 +113,17 @@ def dense_of(sparse: onnx.SparseTensorProto) -> NDArray[np.generic]:
     dense = np.zeros(math.prod(sparse.dims), dtype=values.dtype)
     dense[numpy_helper.to_array(sparse.indices)] = values
     return dense.reshape(tuple(sparse.dims))
+
+
+def _dense_constants(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Initializers and dense `Constant` nodes, as (name of the tensor, its value)."""
+    for tensor in model.graph.initializer:
+        yield tensor.name, tensor
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    yield node.output[0], attribute.t
 
 
 def _dense_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tokenizers import Tokenizer
 
-from runtime.errors import InputError
+from runtime.errors import ArtifactError, InputError
 from runtime.manifest import ImagePreprocessing, Preprocessing, TensorPreprocessing, TensorSpec, TextPreprocessing
 
 Row = Mapping[str, NDArray[np.generic]]
@@ -172,11 +172,18 @@ class TextPreprocessor(Preprocessor):
 
 
 def make_preprocessor(spec: Preprocessing, folder: Path) -> Preprocessor:
-    """Return the preprocessor for `spec`; `folder` holds its tokenizer, if it needs one."""
+    """Return the preprocessor for `spec`; `folder` holds its tokenizer, if it needs one. Raises ArtifactError."""
     match spec:
         case ImagePreprocessing():
             return ImagePreprocessor(spec)
         case TextPreprocessing():
-            return TextPreprocessor(spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
+            return TextPreprocessor(spec, _open_tokenizer(folder / spec.tokenizer))
         case TensorPreprocessing():
             raise InputError("wrong_type", "This model takes tensors; it has no preprocessing.")
+
+
+def _open_tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # it raises bare Exception
+        raise ArtifactError(f"{path} is not a tokenizer: {error}. Export the artifact again.") from error

@@ -66,7 +66,7 @@ def write_tiny_image_artifact(
     generator = np.random.default_rng(seed)
     layers: list[LayerSparsity] = []
     trunk_weight = _sparse_weight(generator, (CHANNELS, 1, 3, 3), density=0.5)
-    layers.append(_layer("trunk.conv", "trunk.onnx", trunk_weight, masked=True))
+    layers.append(_layer("weight", "trunk.onnx", trunk_weight, masked=True))
     _write_graph(
         folder / "trunk.onnx",
         [
@@ -102,8 +102,8 @@ def write_tiny_image_artifact(
             [("logits", ["batch", len(IMAGE_LABELS)])],
         )
         layers += [
-            _layer(f"head_{index}.conv", file, weight, masked=True),
-            _layer(f"head_{index}.classifier", file, classifier, masked=False),
+            _layer("weight", file, weight, masked=True),
+            _layer("classifier", file, classifier, masked=False),
         ]
         pooled = _relu(_conv(hidden, weight)).mean(axis=(2, 3))
         reference[f"logits.{index}"] = (pooled @ classifier.T + bias).astype(np.float32)
@@ -150,7 +150,7 @@ def write_tiny_text_artifact(
     _tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
     embedding = generator.standard_normal((len(vocabulary), WIDTH)).astype(np.float32)
     mixing = _sparse_weight(generator, (WIDTH, WIDTH), density=0.25)
-    layers = [_layer("trunk.mixing", "trunk.onnx", mixing, masked=True)]
+    layers = [_layer("mixing", "trunk.onnx", mixing, masked=True)]
     _write_graph(
         folder / "trunk.onnx",
         [
@@ -194,7 +194,7 @@ def write_tiny_text_artifact(
             ],
             [("logits", ["batch", len(TEXT_LABELS)])],
         )
-        layers.append(_layer(f"head_{index}.classifier", file, classifier, masked=True))
+        layers.append(_layer("classifier", file, classifier, masked=True))
         reference[f"logits.{index}"] = (pooled @ classifier.T).astype(np.float32)
         stages.append(
             Stage(

@@ -1,0 +1,160 @@
+"""The verb `verify`: is an artifact what its manifest says, and does every engine compute what PyTorch computed?
+
+neurotrails verify models/fashion-mnist
+neurotrails verify models/newsgroups --engine onnxruntime
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.artifact import Artifact
+from runtime.cores import core_budget
+from runtime.engines import engine_class, installed_engines
+from runtime.engines.base import Engine, EngineOptions
+from runtime.errors import ArtifactError, EngineError, EngineNotInstalled
+from runtime.graph import load_graph, stored_weights
+from runtime.manifest import LayerSparsity, TextPreprocessing
+from runtime.parity import Parity, compare
+from runtime.preprocess import Batch
+
+BATCH_SIZES = (1, 16)
+"""One row at a time, and several, run different code in the engines."""
+
+
+def verify(artifact: str, *, engine: list[str] | None = None, cores: int | None = None) -> None:
+    """Check an artifact: hashes, schema, graphs, counts of weights, and the logits of every engine.
+
+    The logits are compared with those that PyTorch gave for the artifact's reference inputs when it was exported.
+
+    Args:
+        artifact: Folder of the artifact.
+        engine: Engine to check; can be given several times. Default: all that are installed.
+        cores: Cores to compute on. Default: all that this process may use.
+
+    Raises:
+        ArtifactError: The artifact is not what it says.
+        EngineError: An engine cannot run it, or computes something else.
+    """
+    opened = Artifact.open(artifact)
+    manifest = opened.manifest
+    size = sum(entry.bytes for entry in manifest.files.values())
+    _passed("files", f"{len(manifest.files)} files, {size:,} bytes: sizes and sha256 are the manifest's")
+    sparsity = manifest.sparsity
+    check_counts(opened)
+    _passed("graphs", f"{len(manifest.stages)} graphs are valid ONNX and hold nothing unsafe")
+    _passed(
+        "weights",
+        f"{len(sparsity.layers)} layers counted: {sparsity.kept:,} of {sparsity.weights:,} kept "
+        f"(density {sparsity.density:.4f}), {sparsity.nonzero:,} not zero, as the manifest says",
+    )
+    inputs, logits = read_reference(opened)
+    options = EngineOptions(
+        cores=core_budget().cores if cores is None else cores, precision=manifest.precision, batch_sizes=BATCH_SIZES
+    )
+    for name, found in _chosen(engine).items():
+        if isinstance(found, EngineNotInstalled):
+            print(f"skip  {name}: not installed")
+            continue
+        loaded = found(opened, options)
+        try:
+            _check_engine(loaded, inputs, logits)
+        finally:
+            loaded.close()
+
+
+def check_counts(artifact: Artifact) -> None:
+    """Check every graph and count its weights. Raises ArtifactError where the manifest says something else."""
+    layers = artifact.manifest.sparsity.layers
+    for stage in artifact.manifest.stages:
+        weights = stored_weights(load_graph(artifact.path(stage.file)))
+        for layer in layers:
+            if layer.stage != stage.file:
+                continue
+            if layer.name not in weights:
+                raise ArtifactError(f"{artifact.folder}: {stage.file} holds no weight {layer.name!r}. Export it again.")
+            found = weights[layer.name]
+            stored = {"shape": found.shape, "nonzero": found.nonzero}
+            if found.sparse:
+                stored["kept"] = found.entries
+            _require_same(artifact, layer, stored)
+
+
+def read_reference(artifact: Artifact) -> tuple[Batch, list[NDArray[np.float32]]]:
+    """Reference inputs by name, and the logits [rows, classes] of each head for them. Raises ArtifactError."""
+    manifest = artifact.manifest
+    tensors = artifact.reference()
+    inputs = {spec.name: f"input.{spec.name}" for spec in manifest.inputs}
+    heads = [f"logits.{index}" for index in range(len(manifest.heads))]
+    expected = {*inputs.values(), *heads}
+    if set(tensors) != expected:
+        raise ArtifactError(
+            f"{artifact.folder}: reference.safetensors must hold {sorted(expected)}, not {sorted(tensors)}."
+        )
+    logits = [tensors[name].astype(np.float32) for name in heads]
+    shapes = {values.shape for values in logits}
+    rows = {len(tensors[name]) for name in inputs.values()}
+    if len(rows) != 1 or shapes != {(next(iter(rows)), len(manifest.labels))}:
+        raise ArtifactError(f"{artifact.folder}: reference.safetensors holds logits of shape {sorted(shapes)}.")
+    return {name: tensors[key] for name, key in inputs.items()}, logits
+
+
+def at_length(artifact: Artifact, inputs: Batch, tokens: int) -> tuple[Batch, NDArray[np.intp]]:
+    """Cut or pad text inputs to `tokens`; returns the rows that are short enough for it, and their indices."""
+    preprocessing = artifact.manifest.preprocessing
+    assert isinstance(preprocessing, TextPreprocessing)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    rows = np.flatnonzero(mask.sum(axis=1) <= tokens)
+    longer = max(0, tokens - ids.shape[1])
+    cut = {
+        "input_ids": np.pad(ids[rows, :tokens], ((0, 0), (0, longer)), constant_values=preprocessing.pad_id),
+        "attention_mask": np.pad(mask[rows, :tokens], ((0, 0), (0, longer))),
+    }
+    return cut, rows
+
+
+def _chosen(names: list[str] | None) -> dict[str, type[Engine] | EngineNotInstalled]:
+    """Engines to check by name; one that is named must be installed."""
+    return installed_engines() if not names else {name: engine_class(name) for name in names}
+
+
+def _check_engine(engine: Engine, inputs: Batch, logits: list[NDArray[np.float32]]) -> None:
+    """Compare batches, single rows and, for texts, all lengths with the reference."""
+    rows = len(logits[0])
+    _check_logits(engine, f"{rows} rows", inputs, logits)
+    first = {name: tensor[:1] for name, tensor in inputs.items()}
+    _check_logits(engine, "1 row", first, [values[:1] for values in logits])
+    for tokens in engine.lengths:
+        cut, short = at_length(engine.artifact, inputs, tokens)
+        if len(short):
+            what = f"{len(short)} rows of {tokens} tokens"
+            _check_logits(engine, what, cut, [values[short] for values in logits])
+
+
+def _check_logits(engine: Engine, what: str, inputs: Batch, logits: list[NDArray[np.float32]]) -> None:
+    features = engine.trunk(inputs)
+    parities: list[Parity] = []
+    for index, reference in enumerate(logits):
+        parity = compare(reference, engine.head(index, features))
+        if not parity.holds:
+            raise EngineError(
+                f"{engine.name} {engine.version} computes other logits than PyTorch: head {index}, {what}: off by "
+                f"{parity.worst:.3g} where {parity.allowed:.3g} is allowed, {parity.flips} labels changed. "
+                "Do not serve this artifact with this engine."
+            )
+        parities.append(parity)
+    worst = max(parity.worst for parity in parities)
+    allowed = min(parity.allowed for parity in parities)
+    _passed(f"{engine.name} {engine.version}", f"{what}, {len(logits)} heads: off by {worst:.2g} of {allowed:.2g}")
+
+
+def _require_same(artifact: Artifact, layer: LayerSparsity, stored: dict[str, object]) -> None:
+    for what, value in stored.items():
+        if getattr(layer, what) != value:
+            raise ArtifactError(
+                f"{artifact.folder}: {layer.stage}: {layer.name} has {what} {value} in the file, the manifest says "
+                f"{getattr(layer, what)}. Export it again."
+            )
+
+
+def _passed(check: str, details: str) -> None:
+    print(f"ok    {check}: {details}")
