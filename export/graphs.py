@@ -61,6 +61,16 @@ def trace(
     return model
 
 
+def own_weights(model: onnx.ModelProto) -> None:
+    """Give every parameter an initializer of its own: the exporter replaces equal ones by `Identity` of the first."""
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "Identity" and node.input[0] in initializers]:
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(initializers[node.input[0]])
+        tensor.name = node.output[0]
+        model.graph.node.remove(node)
+
+
 def transpose_weights(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Replace `Transpose(initializer)` by the transposed initializer; return the permutation by initializer name."""
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}

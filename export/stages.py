@@ -1,5 +1,6 @@
 """The graphs of an artifact: every stage traced, folded, made sparse, described and audited."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,11 +9,12 @@ import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from export.errors import ExportRefused
-from export.graphs import Weight, fold_norms, make_sparse, trace, transpose_weights
-from runtime.graph import check_graph, dense_of, sparse_constants, stored_weights
+from export.graphs import Weight, fold_norms, make_sparse, own_weights, trace, transpose_weights
+from runtime.graph import check_graph, stored_weights
 from runtime.manifest import LayerSparsity, Stage, TensorSpec
 from training.models.multihead import MultiHeadNetwork
 from training.sparsity.masks import maskable_weights
@@ -85,6 +87,7 @@ def _export(
         for spec in (*specs, output_spec)
     }
     model = trace(module, inputs, [spec.name for spec in specs], [output], dynamic)
+    own_weights(model)
     permutations = transpose_weights(model)
     fold_norms(model)
     weights = []
@@ -94,8 +97,9 @@ def _export(
         if array is not None and name in permutations:
             array = array.transpose(permutations[name])
         weights.append(Weight(name, array))
-    make_sparse(model, weights)
     file = f"{prefix.replace('.', '_').replace('heads', 'head')}.onnx"
+    _require_masked(model, file, weights)
+    make_sparse(model, weights)
     check_graph(model, file)
     layers = tuple(_audit(model, file, weights))
     read = {tensor.name for tensor in model.graph.input}
@@ -111,26 +115,30 @@ def _export(
     return ExportedStage(stage, layers, model)
 
 
-def _audit(model: onnx.ModelProto, file: str, weights: Sequence[Weight]) -> list[LayerSparsity]:
-    """Describe the covered weights as they lie in the graph. Raises ExportRefused for a non-zero outside its mask."""
-    stored = stored_weights(model)
+def _require_masked(model: onnx.ModelProto, file: str, weights: Sequence[Weight]) -> None:
+    """Raise ExportRefused for a covered weight that is missing, or that is not zero outside its mask."""
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    arrays |= {name: dense_of(sparse) for name, sparse in sparse_constants(model)}
-    layers = []
     for weight in weights:
-        if weight.name not in stored:
+        if weight.name not in arrays:
             raise ExportRefused(f"{file}: the weight {weight.name} is not in the graph under its name.")
-        array, found = arrays[weight.name], stored[weight.name]
-        mask = np.ones(array.shape, dtype=bool) if weight.mask is None else weight.mask
-        outside = int(np.count_nonzero(array[~mask]))
+        outside = 0 if weight.mask is None else int(np.count_nonzero(arrays[weight.name][~weight.mask]))
         if outside:
             raise ExportRefused(f"{file}: {weight.name} has {outside} non-zero values outside its mask.")
-        kept = int(mask.sum())
+
+
+def _audit(model: onnx.ModelProto, file: str, weights: Sequence[Weight]) -> list[LayerSparsity]:
+    """Describe the covered weights as they lie in the graph. Raises ExportRefused when entries are not the mask's."""
+    stored = stored_weights(model)
+    layers = []
+    for weight in weights:
+        found = stored[weight.name]
+        size = math.prod(found.shape)
+        kept = size if weight.mask is None else int(weight.mask.sum())
         if found.sparse and found.entries != kept:
             raise ExportRefused(f"{file}: {weight.name} holds {found.entries} entries, its mask keeps {kept}.")
         layers.append(
             LayerSparsity(
-                name=weight.name, stage=file, shape=found.shape, weights=mask.size, kept=kept, nonzero=found.nonzero,
+                name=weight.name, stage=file, shape=found.shape, weights=size, kept=kept, nonzero=found.nonzero,
                 masked=weight.mask is not None,
             )
         )  # fmt: skip
@@ -156,7 +164,8 @@ def _count_macs(
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             handles.append(layer.register_forward_hook(lambda layer, _, out, name=name: count(name, layer, out)))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Fused attention is not counted, its mathematical definition is.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module(*row)
     for handle in handles:
         handle.remove()

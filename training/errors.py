@@ -3,7 +3,6 @@
 NeurotrailsError
 └── TrainingError
     ├── ConfigError       a recipe or an override is invalid
-    ├── DataError         data cannot be found or read; the message names the file, and the line where there is one
     └── CheckpointError   a checkpoint is missing, damaged, or does not fit the run
 """
 
@@ -16,10 +15,6 @@ class TrainingError(NeurotrailsError):
 
 class ConfigError(TrainingError):
     """A recipe or an override is invalid; the message names the field and the value."""
-
-
-class DataError(TrainingError):
-    """Data is missing, damaged or does not fit the configuration."""
 
 
 class CheckpointError(TrainingError):

@@ -138,8 +138,10 @@ class Trainer:
     def resume(self, folder: Path, *, other_threads: bool = False) -> None:
         """Continue from a checkpoint. Raises CheckpointError when it belongs to another configuration."""
         saved = Checkpoint.open(folder)
-        if saved.description != self.description:
-            raise CheckpointError(_difference(folder, saved.description, self.description))
+        wanted = self.description.model_copy(update={"command": saved.description.command})
+        if saved.description != wanted:
+            raise CheckpointError(_difference(folder, saved.description, wanted))
+        self.description = saved.description
         self.progress = read_progress(folder)
         if self.progress.threads != torch.get_num_threads() and not other_threads:
             raise CheckpointError(

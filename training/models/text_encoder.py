@@ -72,9 +72,8 @@ class EncoderBlock(nn.Module):
             layer(x).unflatten(2, (self.attention_heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )  # [B, heads, T, D / heads]
-        scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(2, 3)  # [B, heads, T, T]
         padding = (1.0 - attention_mask.to(x.dtype)) * MASKED
-        attended: Tensor = (scores + padding[:, None, None, :]).softmax(dim=-1) @ value
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=padding[:, None, None, :])
         return attended.transpose(1, 2).flatten(2)
 
 

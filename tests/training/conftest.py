@@ -1,0 +1,9 @@
+"""One thread: the networks here are tiny, and other threads would only wait for each other."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)

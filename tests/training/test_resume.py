@@ -1,0 +1,76 @@
+"""A run that was killed and resumed ends with the same bytes as one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from training.checkpoint import all_checkpoints
+from training.errors import CheckpointError
+from training.train import train
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """Weights and state of the newest checkpoint."""
+    folder = all_checkpoints(run)[-1]
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "config.json"}
+
+
+def start(recipe: Path, run: Path, *more: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "neurotrails", "train", str(recipe), "--run", str(run), *more],
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_kill_at_a_random_moment_then_resume_gives_the_same_bytes(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    recipe, whole = request.getfixturevalue(f"{kind}_recipe"), request.getfixturevalue(f"{kind}_run")
+    run = tmp_path / whole.name
+    process = start(recipe, run)
+    while not all_checkpoints(run) and process.poll() is None:  # imports take most of the time
+        time.sleep(0.01)
+    time.sleep(random.random() * 0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    resumed = start(recipe, run, "--resume")
+    _, said = resumed.communicate()
+    assert resumed.returncode == 0, said.decode()
+    assert files(run) == files(whole)
+
+
+def test_a_second_run_gives_the_same_bytes(image_recipe: Path, image_run: Path, tmp_path: Path) -> None:
+    train(str(image_recipe), run=str(tmp_path / "again"))
+    assert files(tmp_path / "again") == files(image_run)
+
+
+def test_a_finished_run_is_not_started_again_by_accident(image_recipe: Path, image_run: Path) -> None:
+    with pytest.raises(CheckpointError, match="Pass --resume"):
+        train(str(image_recipe), run=str(image_run))
+
+
+def test_resuming_with_other_settings_names_them(image_recipe: Path, image_run: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"optimizer\.lr: 0\.05 there, 0\.2 here"):
+        train(str(image_recipe), "optimizer.lr=0.2", run=str(image_run), resume=True)
+
+
+def test_resuming_with_other_threads_is_refused_unless_asked_for(
+    image_recipe: Path, image_run: Path, tmp_path: Path
+) -> None:
+    import json
+    import shutil
+
+    run = tmp_path / "copy"
+    shutil.copytree(image_run, run)
+    state = all_checkpoints(run)[-1] / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"threads": 7}))
+    with pytest.raises(CheckpointError, match="trained with 7 threads"):
+        train(str(image_recipe), run=str(run), resume=True)
+    train(str(image_recipe), run=str(run), resume=True, other_threads=True)
