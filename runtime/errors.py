@@ -1,6 +1,7 @@
 """Every error the runtime raises on purpose.
 
 NeurotrailsError
+├── AlreadyExists            something immutable would be overwritten
 ├── ArtifactError            an artifact cannot be trusted or read
 │   └── SchemaTooNew         it was written by a newer version of this software
 ├── EngineError              an engine cannot do what was asked
@@ -14,11 +15,15 @@ class NeurotrailsError(Exception):
     """Root of all errors that this project raises on purpose. The message says what was wrong and what to do."""
 
 
+class AlreadyExists(NeurotrailsError, FileExistsError):  # noqa: N818 - reads as a statement
+    """Something immutable would be overwritten."""
+
+
 class ArtifactError(NeurotrailsError):
     """An artifact is incomplete, altered or malformed."""
 
 
-class SchemaTooNew(ArtifactError):  # noqa: N818 - reads as a statement, like EngineNotInstalled
+class SchemaTooNew(ArtifactError):  # noqa: N818
     """An artifact has a schema version that this software does not know yet."""
 
 

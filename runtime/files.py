@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.errors import AlreadyExists
+
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Fill the yielded folder; on success it becomes `path`, on an error nothing is left behind.
 
-    Raises FileExistsError when `path` exists: folders written this way are immutable.
+    Raises AlreadyExists when `path` exists: folders written this way are immutable.
     """
     if path.exists():
-        raise FileExistsError(f"{path} exists already and is never overwritten. Remove it or choose another name.")
+        raise AlreadyExists(f"{path} exists already and is never overwritten. Remove it or choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     try:

@@ -16,6 +16,7 @@ from export.export import export
 from export.graphs import SPARSE_BELOW, Weight, fold_norms, make_sparse, trace, transpose_weights
 from export.stages import Example, export_stages
 from runtime.artifact import Artifact
+from runtime.errors import AlreadyExists
 from runtime.graph import dense_of, load_graph, sparse_constants, stored_weights
 from runtime.manifest import TensorSpec
 from training.checkpoint import Checkpoint, best_of_run
@@ -115,7 +116,7 @@ def test_the_same_run_gives_the_same_bytes(exported: tuple[Checkpoint, Artifact]
 
 def test_an_existing_artifact_is_never_overwritten(exported: tuple[Checkpoint, Artifact]) -> None:
     checkpoint, artifact = exported
-    with pytest.raises(FileExistsError, match="never overwritten"):
+    with pytest.raises(AlreadyExists, match="never overwritten"):
         export(str(checkpoint.folder), str(artifact.folder))
     assert Artifact.open(artifact.folder).sha256 == artifact.sha256
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from runtime.errors import AlreadyExists
 from runtime.files import atomic_folder, atomic_write
 from training.checkpoint import Checkpoint, all_checkpoints, best_of_run, pack, read_progress, unpack
 from training.errors import CheckpointError
@@ -96,7 +97,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with atomic_folder(target) as partial:
         (partial / "whole").write_text("whole")
     assert [path.name for path in target.iterdir()] == ["whole"]
-    with pytest.raises(FileExistsError, match="never overwritten"), atomic_folder(target):
+    with pytest.raises(AlreadyExists, match="never overwritten"), atomic_folder(target):
         pass
 
 
