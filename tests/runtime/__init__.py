@@ -1,0 +1,1 @@
+"""Tests of `runtime`, on small but genuine artifacts."""
