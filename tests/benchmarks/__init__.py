@@ -1,0 +1,1 @@
+"""Tests of `benchmarks/`: what is measured and how it is reckoned. None asserts a duration."""
