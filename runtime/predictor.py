@@ -112,39 +112,35 @@ class Predictor:
 
         limits = np.array([wish.heads or self.heads_total for wish in wishes])
         confidence = np.array([np.inf if wish.min_confidence is None else wish.min_confidence for wish in wishes])
-        logits: list[list[NDArray[np.float32]]] = [[] for _ in range(rows)]
+        logits = np.empty((self.heads_total, rows, len(self.artifact.manifest.labels)), dtype=np.float32)
+        used = np.zeros(rows, dtype=int)  # heads that have voted
+        exited = np.zeros(rows, dtype=bool)
         pending = np.arange(rows)  # rows that still want a head
         carried = pending  # rows that `features` holds: finished ones stay when dropping them would not pay
         head_seconds: list[float] = []
         vote_seconds = 0.0
-        exited = np.zeros(rows, dtype=bool)
-        for index in range(self.heads_total):
+        for index, stage in enumerate(self.artifact.manifest.heads):
             started = time.perf_counter()
-            stage = self.artifact.manifest.heads[index]
             if len(pending) < len(carried) and self.engine.cheaper(stage, len(carried), len(pending)):
                 features = features.take(np.searchsorted(carried, pending))
                 carried = pending
-            output = self.engine.head(index, features)
+            output = self.engine.head(index, features)[np.searchsorted(carried, pending)]
             head_seconds.append(time.perf_counter() - started)
             started = time.perf_counter()
-            output = output[np.searchsorted(carried, pending)]
             if not np.isfinite(output).all():
                 raise EngineError(f"Head {index} of {self.artifact.manifest.name} gave NaN or infinite logits.")
-            for row, values in zip(pending, output, strict=True):
-                logits[row].append(values)
+            logits[index, pending] = output
+            used[pending] = index + 1
             if np.isfinite(confidence[pending]).any():
-                votes = self.vote(np.stack([np.stack(logits[row]) for row in pending], axis=1))
+                votes = self.vote(logits[: index + 1, pending])
                 exited[pending] = votes.max(axis=-1) >= confidence[pending]
-            done = exited[pending] | (limits[pending] <= index + 1)
-            pending = pending[~done]
+            pending = pending[~exited[pending] & (limits[pending] > index + 1)]
             vote_seconds += time.perf_counter() - started
             if not len(pending):
                 break
 
         started = time.perf_counter()
-        predictions = [
-            self._conclude(np.stack(values), early=bool(early)) for values, early in zip(logits, exited, strict=True)
-        ]
+        predictions = self._conclude(logits, used, exited)
         vote_seconds += time.perf_counter() - started
         return Predictions(predictions, Timing(trunk_seconds, tuple(head_seconds), vote_seconds))
 
@@ -153,17 +149,25 @@ class Predictor:
         manifest = self.artifact.manifest
         return temper(pool(logits, manifest.vote), manifest.calibration.temperatures[len(logits) - 1])
 
-    def _conclude(self, logits: NDArray[np.float32], *, early: bool) -> Prediction:
-        used = len(logits)
-        probabilities = softmax(logits)
-        spread = disagreement(probabilities.argmax(axis=-1)[:, None])
-        reason: StopReason = "all"
-        if used < self.heads_total:
-            reason = "early_exit" if early else "requested"
-        return Prediction(
-            probabilities=self.vote(logits[:, None, :])[0],
-            head_probabilities=probabilities,
-            heads_total=self.heads_total,
-            stopped_by=reason,
-            disagreement=None if spread is None else float(spread[0]),
-        )
+    def _conclude(
+        self, logits: NDArray[np.float32], used: NDArray[np.int_], exited: NDArray[np.bool_]
+    ) -> list[Prediction]:
+        """Predictions from logits [heads, rows, classes], of which the first `used[row]` count for a row."""
+        concluded: dict[int, Prediction] = {}
+        for heads in np.unique(used):
+            rows = np.flatnonzero(used == heads)
+            group = logits[:heads, rows]
+            votes, probabilities = self.vote(group), softmax(group)
+            spread = disagreement(group.argmax(axis=-1))
+            for position, row in enumerate(rows):
+                reason: StopReason = "all"
+                if heads < self.heads_total:
+                    reason = "early_exit" if exited[row] else "requested"
+                concluded[row] = Prediction(
+                    probabilities=votes[position],
+                    head_probabilities=probabilities[:, position],
+                    heads_total=self.heads_total,
+                    stopped_by=reason,
+                    disagreement=None if spread is None else float(spread[position]),
+                )
+        return [concluded[row] for row in range(len(used))]
