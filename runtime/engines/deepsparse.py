@@ -1,5 +1,6 @@
 """DeepSparse: skips zeros, but closed, end-of-life (1.8.0, Python <= 3.11) and licensed for evaluation only."""
 
+import functools
 import os
 import shutil
 import sys
@@ -35,14 +36,14 @@ LICENCE_NOTE = (
 
 
 class DeepSparseEngine(Engine):
-    """One compiled engine per stage, batch size and token length, all on the threads of one shared context."""
+    """One compiled engine per stage, batch size and token length. All engines of the process share their threads."""
 
     name: ClassVar[str] = "deepsparse"
     version = str(deepsparse.__version__)
     notes = (LICENCE_NOTE,)
 
     def _load(self) -> None:
-        self._context = deepsparse.Context(num_cores=self.options.cores, num_streams=self.options.streams)
+        self._context = _shared_context(self.options.cores, self.options.streams)
         self._engines: dict[tuple[str, tuple[int, ...]], Any] = {}
         for stage in self.artifact.manifest.stages:
             for size in self.batch_sizes:
@@ -76,6 +77,12 @@ class DeepSparseEngine(Engine):
     def close(self) -> None:
         """Drop all compiled engines."""
         self._engines.clear()
+
+
+@functools.cache
+def _shared_context(cores: int, streams: int) -> Any:
+    """Make the threads that all engines with these options run on; with threads of their own they would fight."""
+    return deepsparse.Context(num_cores=cores, num_streams=streams)
 
 
 _stderr_lock = threading.Lock()
