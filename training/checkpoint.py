@@ -164,7 +164,8 @@ def write_checkpoint(
 ) -> Path:
     """Write the checkpoint of `progress.step` atomically, then remove all older ones but the best."""
     folder = checkpoint_folder(run, progress.step)
-    shutil.rmtree(folder, ignore_errors=True)
+    for left_over in (run / "checkpoints").glob(".step-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(left_over)
     with atomic_folder(folder) as partial:
         (partial / "config.json").write_text(description.model_dump_json(indent=1))
         (partial / "metrics.json").write_text(json.dumps(metrics, indent=1))
