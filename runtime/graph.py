@@ -71,6 +71,8 @@ def check_graph(model: onnx.ModelProto, where: str) -> None:
     for node in model.graph.node:
         if any(attribute.type in SUBGRAPHS for attribute in node.attribute):
             raise ArtifactError(f"{where}: operator {node.op_type} holds a subgraph, which is not allowed.")
+        if node.op_type == "Constant" and len(node.output) != 1:
+            raise ArtifactError(f"{where}: a constant has {len(node.output)} outputs instead of 1.")
     for tensor in _dense_tensors(model):
         total += _check_dense(tensor, where)
     for name, sparse in sparse_constants(model):
@@ -79,7 +81,7 @@ def check_graph(model: onnx.ModelProto, where: str) -> None:
         raise ArtifactError(f"{where}: constants of {total >> 20} MiB exceed the limit of {MAX_DENSE_BYTES >> 20} MiB.")
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ArtifactError(f"{where}: not a valid ONNX graph: {error}") from error
 
 
@@ -138,9 +140,13 @@ def _check_dense(tensor: onnx.TensorProto, where: str) -> int:
         raise ArtifactError(f"{where}: tensor {tensor.name!r} refers to another file, which is not allowed.")
     if tensor.data_type not in ELEMENT_BYTES or any(size < 0 for size in tensor.dims):
         raise ArtifactError(f"{where}: tensor {tensor.name!r} has an unsupported type or a negative size.")
-    size = math.prod(tensor.dims) * ELEMENT_BYTES[tensor.data_type]
-    if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
-        raise ArtifactError(f"{where}: tensor {tensor.name!r} has {len(tensor.raw_data)} bytes instead of {size}.")
+    cells = math.prod(tensor.dims)
+    size = cells * ELEMENT_BYTES[tensor.data_type]
+    if tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != size:
+            raise ArtifactError(f"{where}: tensor {tensor.name!r} has {len(tensor.raw_data)} bytes instead of {size}.")
+    elif (values := len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))) != cells:
+        raise ArtifactError(f"{where}: tensor {tensor.name!r} has {values} values instead of {cells}.")
     return size
 
 
