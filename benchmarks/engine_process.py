@@ -92,6 +92,11 @@ class EngineProcess:
         seconds: list[float] = self._ask("measure", key, batch, heads)
         return seconds
 
+    def kill(self) -> None:
+        """End the process at once, whatever it does."""
+        self._process.kill()
+        self._process.join()
+
     def __enter__(self) -> Self:
         return self
 
@@ -101,8 +106,7 @@ class EngineProcess:
         self._connection.close()  # the process ends when it reads the end of the pipe
         self._process.join(timeout=10)
         if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+            self.kill()
         self._process.close()
 
     def _ask(self, request: str, *arguments: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 from collections.abc import Iterable
 
 import matplotlib as mpl
@@ -92,11 +93,11 @@ def _draw(
             median, y, xerr=[[max(0.0, median - low)], [max(0.0, high - median)]], color=_colour(subject.engine),
             marker=_marker(subject.engine), markersize=6, capsize=3, linewidth=1.4,
         )  # fmt: skip
-        speedup = (
-            "" if subject.speedup is None or _is_baseline(subject, network) else f"  {subject.speedup.median:.2g}x"
-        )
+        speedup = ""
+        if subject.speedup is not None and not _is_baseline(subject, network):
+            speedup = f"  {_digits(subject.speedup.median)}x"
         axes.annotate(
-            f"{_milliseconds(median)}{speedup}", (1e3 * subject.latency.high, y), xytext=(6, 0),
+            f"{_digits(median)}{speedup}", (1e3 * subject.latency.high, y), xytext=(6, 0),
             textcoords="offset points", va="center", fontsize=8, color=_colour(subject.engine),
         )  # fmt: skip
     first_dense = next((index for index, label in enumerate(labels) if label.startswith("dense")), len(labels))
@@ -106,7 +107,8 @@ def _draw(
     axes.set_xlim(low, high * (high / low) ** 0.35)  # room for the numbers
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_yticks(range(len(labels)), labels if with_labels else [""] * len(labels))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    decades = math.log10(high / low)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
@@ -118,7 +120,7 @@ def _draw(
 
 
 def _row(subject: SubjectResult) -> tuple[str, ...]:
-    median, low, high = (_milliseconds(1e3 * value) for value in _bounds(subject.latency))
+    median, low, high = (_digits(1e3 * value) for value in _bounds(subject.latency))
     speedup = "-"
     if subject.speedup is not None:
         speedup = "{:.2f} [{:.2f}, {:.2f}]".format(*_bounds(subject.speedup))
@@ -126,8 +128,8 @@ def _row(subject: SubjectResult) -> tuple[str, ...]:
         subject.engine,
         subject.label,
         f"{median} [{low}, {high}]",
-        _milliseconds(1e3 * subject.p95),
-        _milliseconds(1e3 * subject.minimum),
+        _digits(1e3 * subject.p95),
+        _digits(1e3 * subject.minimum),
         speedup,
         f"{subject.macs_per_second / 1e9:.1f}",
         f"{subject.peak_share:.0%}",
@@ -170,8 +172,8 @@ def _bounds(interval: Interval) -> tuple[float, float, float]:
     return interval.median, interval.low, interval.high
 
 
-def _milliseconds(value: float) -> str:
-    """Three significant digits, without an exponent."""
+def _digits(value: float) -> str:
+    """About three significant digits, without an exponent."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
