@@ -30,12 +30,13 @@ def _encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _greys(data: bytes) -> NDArray[Any]:
+def _greys(data: bytes) -> NDArray[np.float64]:
     """What the grey preprocessor made of an image, back in 0..255."""
     row = GREY.prepare(data)["image"]
     assert row.dtype == np.float32
     assert row.shape == (1, 28, 28)
-    return (row[0] * 0.25 + 0.3) * 255
+    greys: NDArray[np.float64] = (row[0].astype(np.float64) * 0.25 + 0.3) * 255
+    return greys
 
 
 def _png_header(width: int, height: int) -> bytes:
@@ -62,7 +63,7 @@ def test_jpeg_is_close() -> None:
 
 def test_channels_are_normalized_one_by_one() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (28, 28, 3), dtype=np.uint8)
-    row = COLOUR.prepare(_encode(Image.fromarray(pixels)))["image"]
+    row = COLOUR.prepare(_encode(Image.fromarray(pixels)))["image"].astype(np.float64)
     assert row.shape == (3, 24, 20)
     expected = pixels[2:26, 4:24].astype(np.float64) / 255  # the centre
     expected = (expected - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]

@@ -1,0 +1,188 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from runtime.artifact import Artifact
+from runtime.engines import installed_engines, load_engine
+from runtime.engines.base import Engine, EngineOptions, Features
+from runtime.errors import ArtifactError, EngineError, EngineNotInstalled, UnsupportedModel
+from runtime.parity import compare
+from runtime.preprocess import Batch
+from runtime.verify import read_reference
+from tests.runtime.conftest import CORES, ENGINE_NAMES, needs_deepsparse
+from tests.runtime.tampering import edit_graph
+
+
+def _logits(engine: Engine, inputs: Batch) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    features = engine.trunk(inputs)
+    return [engine.head(index, features) for index in range(len(engine.artifact.manifest.heads))]
+
+
+def _rows(inputs: Batch, start: int, stop: int) -> Batch:
+    return {name: tensor[start:stop] for name, tensor in inputs.items()}
+
+
+def test_engines_compute_what_numpy_computes(engine: Engine) -> None:
+    inputs, expected = read_reference(engine.artifact)
+    assert np.ptp(expected[0], axis=0).max() > 0.1, "the network is dead: agreement would prove nothing"
+    for reference, found in zip(expected, _logits(engine, inputs), strict=True):
+        assert found.dtype == np.float32
+        assert compare(reference, found).holds
+
+
+@pytest.mark.parametrize("rows", range(1, 18))
+def test_any_batch_gives_the_logits_of_its_rows(engine: Engine, rows: int) -> None:
+    inputs, expected = read_reference(engine.artifact)
+    for reference, found in zip(expected, _logits(engine, _rows(inputs, 5, 5 + rows)), strict=True):
+        assert compare(reference[5 : 5 + rows], found).holds
+
+
+@pytest.mark.parametrize("costs", [{1: 1, 4: 9, 16: 99}, {1: 9, 4: 9, 16: 99}, {1: 99, 4: 99, 16: 1}])
+def test_splitting_and_padding_never_change_the_logits(engine: Engine, costs: dict[int, float]) -> None:
+    inputs, expected = read_reference(engine.artifact)
+    measured = dict(engine._costs)
+    try:
+        engine._costs = dict.fromkeys(measured, costs)
+        for rows in (2, 7, 21):
+            for reference, found in zip(expected, _logits(engine, _rows(inputs, 0, rows)), strict=True):
+                assert compare(reference[:rows], found).holds
+    finally:
+        engine._costs = measured
+
+
+@pytest.mark.parametrize("costs", [{1: 1.0, 4: 2.0, 16: 3.0}, {1: 1.0, 4: 3.9, 16: 17.0}, {1: 5.0, 4: 2.0, 16: 9.0}])
+def test_splits_have_the_lowest_cost(image_artifact: Artifact, costs: dict[int, float]) -> None:
+    engine = load_engine(image_artifact, "onnxruntime", EngineOptions(cores=CORES))
+    stage = image_artifact.manifest.heads[0]
+    engine._costs[stage.file] = costs
+
+    @cache
+    def lowest(rows: int) -> float:
+        return 0.0 if rows <= 0 else min(cost + lowest(rows - size) for size, cost in costs.items())
+
+    for rows in range(1, 50):
+        sizes = engine._split(stage, rows)
+        assert sum(sizes) >= rows
+        assert sum(sizes[:-1]) < rows, "a piece would hold nothing but padding"
+        assert sum(costs[size] for size in sizes) == pytest.approx(lowest(rows))
+    assert engine.cheaper(stage, 16, 3) == (lowest(3) < 0.95 * lowest(16))
+    assert not engine.cheaper(stage, 3, 3)
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+@pytest.mark.parametrize("streams", [1, 2])
+def test_threads_do_not_disturb_each_other(artifact: Artifact, name: str, streams: int) -> None:
+    engine = load_engine(artifact, name, EngineOptions(cores=CORES, streams=streams, batch_sizes=(1, 4)))
+    assert engine.concurrency == streams
+    inputs, expected = read_reference(artifact)
+
+    def run(task: int) -> bool:
+        start, rows = task % 25, 1 + task % 7
+        found = _logits(engine, _rows(inputs, start, start + rows))
+        return all(compare(e[start : start + rows], f).holds for e, f in zip(expected, found, strict=True))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(run, range(160)))
+    engine.close()
+
+
+def test_strided_inputs(image_artifact: Artifact) -> None:
+    engine = load_engine(image_artifact, "onnxruntime", EngineOptions(cores=CORES))
+    inputs, expected = read_reference(image_artifact)
+    strided = {"image": np.asfortranarray(inputs["image"])[::2]}
+    assert compare(expected[0][::2], engine.head(0, engine.trunk(strided))).holds
+
+
+def test_features_can_be_taken(engine: Engine) -> None:
+    inputs, expected = read_reference(engine.artifact)
+    features = engine.trunk(inputs)
+    chosen = np.array([7, 0, 30])
+    assert features.rows == 32
+    assert compare(expected[1][chosen], engine.head(1, features.take(chosen))).holds
+    assert Features({"x": np.zeros((3, 2))}).take(np.array([], dtype=np.intp)).rows == 0
+
+
+def test_info(engine: Engine) -> None:
+    info = engine.info()
+    assert (info.name, info.precision, info.cores, info.batch_sizes) == (engine.name, "fp32", CORES, (1, 4, 16))
+    assert info.version[0].isdigit()
+    assert any("not for production use" in note for note in info.notes) == (info.name == "deepsparse")
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+def test_another_precision_is_refused(image_artifact: Artifact, name: str) -> None:
+    with pytest.raises(UnsupportedModel, match=r"tiny-image is stored as fp32; this engine was asked for int8"):
+        load_engine(image_artifact, name, EngineOptions(cores=CORES, precision="int8"))
+
+
+def test_an_unknown_engine(image_artifact: Artifact) -> None:
+    with pytest.raises(EngineError, match=r"no engine 'abacus'. Choose one of: auto, deepsparse, onnxruntime"):
+        load_engine(image_artifact, "abacus", EngineOptions(cores=CORES))
+
+
+def test_auto_does_not_accept_a_licence_on_its_own(image_artifact: Artifact) -> None:
+    assert load_engine(image_artifact, "auto", EngineOptions(cores=CORES)).name == "onnxruntime"
+
+
+@needs_deepsparse
+def test_auto_is_deepsparse_once_its_licence_is_accepted(image_artifact: Artifact) -> None:
+    options = EngineOptions(cores=CORES, batch_sizes=(1,), accept_deepsparse_licence=True)
+    assert load_engine(image_artifact, "auto", options).name == "deepsparse"
+
+
+def test_installed_engines() -> None:
+    found = installed_engines()
+    assert set(found) == {"deepsparse", "onnxruntime"}
+    assert not isinstance(found["onnxruntime"], EngineNotInstalled)
+
+
+def test_a_missing_engine_says_what_to_install(image_artifact: Artifact) -> None:
+    script = f"""
+import sys
+sys.modules["deepsparse"] = None  # what an import finds when there is no such package
+from runtime.artifact import Artifact
+from runtime.engines import load_engine
+from runtime.engines.base import EngineOptions
+from runtime.errors import EngineNotInstalled
+artifact = Artifact.open({str(image_artifact.folder)!r})
+accepted = EngineOptions(cores=1, accept_deepsparse_licence=True)
+print(load_engine(artifact, "auto", accepted).name)
+try:
+    load_engine(artifact, "deepsparse", accepted)
+except EngineNotInstalled as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    auto, message = done.stdout.splitlines()
+    assert auto == "onnxruntime"
+    assert "pip install 'neurotrails[deepsparse]'" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"cores": 0}, "cores and streams must be at least 1"),
+        ({"cores": 1, "streams": 0}, "cores and streams must be at least 1"),
+        ({"cores": 1, "batch_sizes": ()}, "batch_sizes must be positive"),
+        ({"cores": 1, "batch_sizes": (4, 0)}, "batch_sizes must be positive"),
+    ],
+)
+def test_impossible_options(options: dict[str, int], problem: str) -> None:
+    with pytest.raises(EngineError, match=problem):
+        EngineOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+def test_no_engine_sees_an_unsafe_graph(image_folder: Path, name: str) -> None:
+    def shrink(model: ModelProto) -> None:
+        model.graph.node[0].attribute[0].sparse_tensor.dims[0] = 1  # most indices now lie outside
+
+    edit_graph(image_folder, "head_1.onnx", shrink)
+    with pytest.raises(ArtifactError, match=r"head_1\.onnx.*sparse indices must be sorted, unique and inside"):
+        load_engine(Artifact.open(image_folder), name, EngineOptions(cores=CORES))
