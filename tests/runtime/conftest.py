@@ -10,8 +10,8 @@ from runtime.engines import load_engine
 from runtime.engines.base import Engine, EngineOptions
 from tests.artifacts import write_tiny_image_artifact, write_tiny_text_artifact
 
-CORES = 2
-"""Cores of every engine in these tests: ONNX Runtime has one thread pool for the process, of one size."""
+CORES = 1
+"""Cores of most engines in these tests: the networks are tiny, so more threads would only wait for each other."""
 
 needs_deepsparse = pytest.mark.skipif(find_spec("deepsparse") is None, reason="DeepSparse is not installed")
 
