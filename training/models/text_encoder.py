@@ -3,7 +3,6 @@
 Padded tokens are masked in attention and in pooling, so padding never changes the logits.
 """
 
-import math
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +35,9 @@ class TokenEmbedding(nn.Module):
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(torch.empty(max_tokens, width))
         self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.tokens.weight, std=0.02 * math.sqrt(width))
-        nn.init.normal_(self.positions, std=0.02)
+        # Small, so that what a rare word has learned is not drowned in what it was drawn as.
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.zeros_(self.positions)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Int64 [B, T], [B, T] -> float32 [B, T, D]."""
@@ -78,7 +78,7 @@ class EncoderBlock(nn.Module):
 
 
 class MeanPooledClassifier(nn.Module):
-    """Final norm, mean over the real tokens, linear."""
+    """Mean over the real tokens, final norm, linear; so that a telling token can weigh more than its neighbours."""
 
     def __init__(self, width: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -90,6 +90,6 @@ class MeanPooledClassifier(nn.Module):
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, T, D], int64 [B, T] -> logits [B, K]."""
         weights = attention_mask.to(hidden.dtype)[:, :, None]
-        pooled = (self.norm(hidden) * weights).sum(dim=1) / weights.sum(dim=1)
-        logits: Tensor = self.linear(self.dropout(pooled))
+        pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        logits: Tensor = self.linear(self.dropout(self.norm(pooled)))
         return logits
