@@ -26,19 +26,20 @@ class OnnxRuntimeEngine(Engine):
     def _load(self) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        if self.options.cores == 1:
+        pool = _shared_pool(self.options.cores)
+        if pool is None:
             options.intra_op_num_threads = 1  # computes in the calling thread
-        elif _shared_pool(self.options.cores):
-            options.use_per_session_threads = False
         else:
-            options.intra_op_num_threads = self.options.cores
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            self.notes = (f"the process-wide thread pool has {_pool_cores} cores; sessions have pools of their own",)
+            options.use_per_session_threads = False  # once there is a shared pool, every session must use it
+            if pool != self.options.cores:
+                self.notes = (f"computes on the {pool} cores of the process-wide pool, which cannot be resized",)
         self._sessions = {}
         for stage in self.artifact.manifest.stages:
             path = self.artifact.path(stage.file)
             try:
-                self._sessions[stage.file] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+                self._sessions[stage.file] = ort.InferenceSession(
+                    path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+                )
             except Exception as error:  # its exceptions share no base class
                 raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from error
 
@@ -47,11 +48,11 @@ class OnnxRuntimeEngine(Engine):
         return dict(zip(stage.outputs, outputs, strict=True))
 
 
-def _shared_pool(cores: int) -> bool:
-    """Make the process-wide pool on first use; say whether it has `cores` threads. It can never be resized."""
+def _shared_pool(cores: int) -> int | None:
+    """Size of the process-wide pool, which the first engine with more than one core makes; None before that."""
     global _pool_cores
     with _pool_lock:
-        if _pool_cores is None:
+        if _pool_cores is None and cores > 1:
             ort.set_global_thread_pool_sizes(cores, 1)
             _pool_cores = cores
-        return _pool_cores == cores
+        return _pool_cores

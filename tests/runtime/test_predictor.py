@@ -20,8 +20,8 @@ from runtime.verify import read_reference
 from runtime.vote import Vote
 from tests.runtime.conftest import CORES
 
-TEMPERATURES = (0.6, 1.7, 2.5)
-"""A different one for each number of heads, so that the wrong one would be seen."""
+TEMPERATURES = (6.0, 3.0, 4.5)
+"""A different one for each number of heads, so that the wrong one would be seen; high, so that votes are unsure."""
 
 
 @pytest.fixture(scope="module", params=["probabilities", "logits"])
@@ -130,7 +130,8 @@ def test_heads_is_exact(predictor: Predictor, vote: Vote, heads: int) -> None:
 def test_rows_stop_on_their_own(predictor: Predictor, vote: Vote) -> None:
     inputs, reference = read_reference(predictor.artifact)
     logits = np.stack(reference)
-    threshold = float(np.median([_vote(logits[:1, row], vote).max() for row in range(32)])) + 1e-3
+    sure = sorted(_vote(logits[:1, row], vote).max() for row in range(32))
+    threshold = float(sure[15] + sure[16]) / 2
     used = {p.heads_used for p in predictor.predict_batch(inputs, Wish(min_confidence=threshold)).predictions}
     assert 1 in used, "no row stopped early"
     assert used != {1}, "no row went on"
