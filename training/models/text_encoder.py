@@ -3,7 +3,6 @@
 Padded tokens are masked in attention and in pooling, so padding never changes the logits.
 """
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
