@@ -12,6 +12,7 @@ from runtime.graph import load_graph
 
 ENGINES = {
     "deepsparse": ("runtime.engines.deepsparse", "DeepSparseEngine"),
+    "native": ("runtime.engines.native.engine", "NativeEngine"),
     "onnxruntime": ("runtime.engines.onnxruntime", "OnnxRuntimeEngine"),
 }
 """Engine name -> module and class."""

@@ -1,0 +1,65 @@
+"""Fuses operators: norms, residual sums and activations move into the convolution or pass that writes their input."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from runtime.engines.native.graph import Network
+from runtime.engines.native.operators import Average, Convolve, Operator, Scale, Tensor
+
+
+def fuse(network: Network) -> Network:
+    """Return an equivalent network with as few passes over memory as the kernels allow."""
+    operators = list(network.operators)
+    outputs = {ref.tensor for ref in network.outputs.values()}
+    while (fused := _fuse_one(operators, outputs)) is not None:
+        operators = fused
+    return Network(operators, network.outputs)
+
+
+def consumers(operators: list[Operator], tensor: Tensor) -> list[Operator]:
+    """Operators that read a tensor."""
+    return [operator for operator in operators if any(read is tensor for read in operator.inputs)]
+
+
+def _fuse_one(operators: list[Operator], outputs: set[Tensor]) -> list[Operator] | None:
+    """Do the first fusion that is possible; None if there is none."""
+    producers = {operator.output: operator for operator in operators}
+    for second in operators:
+        for tensor in second.inputs:
+            first = producers[tensor]
+            if tensor in outputs or len(consumers(operators, tensor)) != 1:
+                continue
+            merged = _merge(first, second)
+            if merged is not None:
+                kept = [operator for operator in operators if operator is not first]
+                return [merged if operator is second else operator for operator in kept]
+    return None
+
+
+def _merge(first: Operator, second: Operator) -> Operator | None:
+    """One operator for `first` followed by `second`, which alone reads it; None if they cannot be one."""
+    if not isinstance(first, Convolve | Scale) or first.activation not in ("none", "relu"):
+        return None
+    if isinstance(second, Average) and isinstance(first, Scale) and first.residual is None and second.norm is None:
+        return replace(second, x=first.x, norm=first)
+    if not isinstance(second, Scale) or first.activation != "none":
+        return None
+    if second.residual is first.output and _is_unit(second):
+        second = replace(second, x=first.output, residual=second.x)
+    if second.x is not first.output or second.residual is first.output:
+        return None
+    if first.residual is not None:
+        if not _is_unit(second) or second.residual is not None:
+            return None
+        return replace(first, output=second.output, activation=second.activation)
+    fields = {"output": second.output, "residual": second.residual, "activation": second.activation}
+    if isinstance(first, Convolve):
+        weight = first.weight * second.scale[:, None, None, None]
+        return replace(first, weight=weight, bias=first.bias * second.scale + second.shift, **fields)
+    shift = first.shift * second.scale + second.shift
+    return replace(first, scale=first.scale * second.scale, shift=shift, **fields)
+
+
+def _is_unit(scale: Scale) -> bool:
+    return bool(np.all(scale.scale == 1) and np.all(scale.shift == 0))

@@ -1,0 +1,150 @@
+"""The operators of a network after its ONNX graph has been understood: what the planner plans.
+
+A tensor has channels and lanes. Lanes are the pixels of an image, the tokens of a text, or, behind pooling, the rows of a
+batch; lanes of different rows never mix.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where lanes lie: so many images (rows of the batch) of so many lanes, in lines of `width`."""
+
+    images: int
+    lanes: int
+    width: int
+
+    @property
+    def height(self) -> int:
+        """Lines of an image."""
+        return self.lanes // self.width
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A float32 tensor [images, channels, lanes]."""
+
+    name: str
+    channels: int
+    space: Space
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution or pooling looks at its input; pairs are (vertical, horizontal), pads are top and left."""
+
+    kernel: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int] = (0, 0)
+    dilations: tuple[int, int] = (1, 1)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output lane reads the one input lane at its place."""
+        return self.kernel == (1, 1) and self.strides == (1, 1) and self.pads == (0, 0)
+
+
+@dataclass(frozen=True)
+class PaddingMask:
+    """An int64 model input [rows, tokens] as number: value * factor + term."""
+
+    name: str
+    factor: float = 1.0
+    term: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Operator:
+    """Computes `output` from tensors."""
+
+    output: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Tensors that are read."""
+        return tuple(value for value in vars(self).values() if isinstance(value, Tensor) and value is not self.output)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source(Operator):
+    """A float32 model input or features, [rows, channels, ...]."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolve(Operator):
+    """Convolution or linear layer: weight [outputs, inputs, kernel height, kernel width], bias [outputs]; then residual
+    and activation, once fused."""
+
+    x: Tensor
+    weight: Floats
+    bias: Floats
+    window: Window = Window()
+    residual: Tensor | None = None
+    activation: str = "none"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scale(Operator):
+    """x * scale + shift per channel, plus `residual`, then the activation."""
+
+    x: Tensor
+    scale: Floats
+    shift: Floats
+    residual: Tensor | None = None
+    activation: str = "none"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerNorm(Operator):
+    """Norm over the channels of each lane."""
+
+    x: Tensor
+    gamma: Floats
+    beta: Floats
+    epsilon: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attend(Operator):
+    """Multi-head attention: softmax(scale * query . key + mask) . value; channels are heads x width."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    heads: int
+    scale: float
+    mask: PaddingMask | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Embed(Operator):
+    """Rows of `table` [vocabulary, channels] by the int64 input `ids`, plus `positions` [tokens, channels]."""
+
+    ids: str
+    table: Floats
+    positions: Floats | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Average(Operator):
+    """Mean over the lanes of each image, weighted by a mask; before it, a Scale once fused. Lanes become images."""
+
+    x: Tensor
+    weights: PaddingMask | None = None
+    norm: Scale | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool(Operator):
+    """Largest value under the window."""
+
+    x: Tensor
+    window: Window
