@@ -12,7 +12,7 @@ from runtime.engines.native.compile import Library
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.graph import Ref
 from runtime.engines.native.kernels.library import KERNELS
-from runtime.engines.native.kernels.schedule import JOINED, STEP_BYTES, TEAM_BYTES, THREADS
+from runtime.engines.native.kernels.schedule import STEP_BYTES, TEAM_BYTES, THREADS
 from runtime.engines.native.layout import Layout
 from runtime.engines.native.plan import SCRATCH, Buffer, Plan
 from runtime.errors import EngineError
@@ -116,7 +116,9 @@ class Program:
             ids = tensors[name]
             if ids.size and (ids.min() < 0 or ids.max() >= vocabulary):
                 raise EngineError(f"{name} holds {ids.min()} to {ids.max()}; token ids go from 0 to {vocabulary - 1}.")
-            self._view(buffer, layout).view(np.int32)[:, 0, : ids.shape[1]] = ids
+            view = self._view(buffer, layout).view(np.int32)
+            view[...] = 0  # lanes behind the last token are looked up, too
+            view[:, 0, : ids.shape[1]] = ids
         for name, (buffer, layout) in self.plan.masks.items():
             view = self._view(buffer, layout)
             view[...] = 0

@@ -176,7 +176,17 @@ def understand(
             f"{where}: the native engine does not support {'; '.join(problems)}. Use another engine, such as "
             "onnxruntime."
         )
-    return Network(walk.operators, outputs)
+    return Network(_needed(walk.operators, {ref.tensor for ref in outputs.values()}), outputs)
+
+
+def _needed(operators: list[Operator], wanted: set[Tensor]) -> list[Operator]:
+    """Operators that the wanted tensors depend on."""
+    kept = []
+    for operator in reversed(operators):
+        if operator.output in wanted:
+            kept.append(operator)
+            wanted |= set(operator.inputs)
+    return kept[::-1]
 
 
 class _Walk:
@@ -211,7 +221,7 @@ class _Walk:
             return np.array(inputs[0].shape, dtype=np.int64) if hasattr(inputs[0], "shape") else _fail("of no tensor")
         arrays = [symbol for symbol in inputs if isinstance(symbol, np.ndarray)]
         if len(arrays) == len(inputs) and node.op_type in FOLD:
-            return FOLD[node.op_type](attributes, arrays)
+            return np.asarray(FOLD[node.op_type](attributes, arrays))
         return RULES[node.op_type](self, name, attributes, inputs)
 
     def add(self, operator: Operator, axes: str) -> Ref:
