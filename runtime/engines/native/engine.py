@@ -19,7 +19,7 @@ from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import Network, constants_of, require_known, understand
 from runtime.engines.native.kernels.schedule import FUTEX
-from runtime.engines.native.plan import Plan, plan_network
+from runtime.engines.native.plan import Packed, Plan, plan_network
 from runtime.errors import EngineNotInstalled, UnsupportedModel
 from runtime.graph import load_graph
 from runtime.manifest import Stage
@@ -47,15 +47,16 @@ class NativeEngine(Engine):
         self.plans: dict[Key, Plan] = {}
         for stage in stages:
             constants = constants_of(models[stage.file])
+            packed: Packed = {}
             for rows in self.batch_sizes:
                 for tokens in self.lengths or (0,):
                     shapes = {name: self._blank(name, rows, tokens).shape for name in stage.inputs}
                     network = fuse(understand(models[stage.file], constants, shapes, stage.file))
-                    self.plans[stage.file, rows, tokens] = self._plan(network, chosen, stage)
+                    self.plans[stage.file, rows, tokens] = self._plan(network, chosen, stage, packed)
         self._executor = Executor(library(chosen.name), self.plans, self.options.cores)
 
-    def _plan(self, network: Network, chosen: InstructionSet, stage: Stage) -> Plan:
-        plan = plan_network(network, threads=self.options.cores, max_vectors=chosen.max_vectors)
+    def _plan(self, network: Network, chosen: InstructionSet, stage: Stage, packed: Packed) -> Plan:
+        plan = plan_network(network, threads=self.options.cores, max_vectors=chosen.max_vectors, packed=packed)
         if missing := set(stage.outputs) - set(plan.outputs):
             raise UnsupportedModel(f"{stage.file}: the graph has no output {', '.join(sorted(missing))}.")
         return plan

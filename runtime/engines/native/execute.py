@@ -164,5 +164,3 @@ class Executor:
         """End the threads."""
         with self._lock:
             self._team.close()
-
-

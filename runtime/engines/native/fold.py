@@ -16,11 +16,11 @@ def _axes(attributes: Attributes, inputs: list[Array]) -> tuple[int, ...]:
     return tuple(int(axis) for axis in axes)
 
 
-def _reshape(attributes: Attributes, inputs: list[Array]) -> Array:
+def _reshape(_: Attributes, inputs: list[Array]) -> Array:
     return inputs[0].reshape(resolve_shape(inputs[0].shape, inputs[1]))
 
 
-def _slice(attributes: Attributes, inputs: list[Array]) -> Array:
+def _slice(_: Attributes, inputs: list[Array]) -> Array:
     data, starts, ends = inputs[:3]
     axes = inputs[3] if len(inputs) > 3 else np.arange(len(starts))
     steps = inputs[4] if len(inputs) > 4 else np.ones(len(starts), dtype=np.int64)
@@ -34,7 +34,7 @@ def _squeeze(attributes: Attributes, inputs: list[Array]) -> Array:
     return inputs[0].squeeze(_axes(attributes, inputs) if len(inputs) > 1 else None)
 
 
-def _divide(attributes: Attributes, inputs: list[Array]) -> Array:
+def _divide(_: Attributes, inputs: list[Array]) -> Array:
     left, right = inputs
     return left // right if left.dtype.kind == "i" else np.asarray(left / right, dtype=left.dtype)
 

@@ -53,12 +53,13 @@ def _merge(first: Operator, second: Operator) -> Operator | None:
         if not _is_unit(second) or second.residual is not None:
             return None
         return replace(first, output=second.output, activation=second.activation)
-    fields = {"output": second.output, "residual": second.residual, "activation": second.activation}
-    if isinstance(first, Convolve):
-        weight = first.weight * second.scale[:, None, None, None]
-        return replace(first, weight=weight, bias=first.bias * second.scale + second.shift, **fields)
-    shift = first.shift * second.scale + second.shift
-    return replace(first, scale=first.scale * second.scale, shift=shift, **fields)
+    merged = replace(first, output=second.output, residual=second.residual, activation=second.activation)
+    if _is_unit(second):
+        return merged
+    if isinstance(merged, Convolve):
+        weight = merged.weight * second.scale[:, None, None, None]
+        return replace(merged, weight=weight, bias=merged.bias * second.scale + second.shift)
+    return replace(merged, scale=merged.scale * second.scale, shift=merged.shift * second.scale + second.shift)
 
 
 def _is_unit(scale: Scale) -> bool:

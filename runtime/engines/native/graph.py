@@ -1,8 +1,8 @@
 """Understands an ONNX graph at fixed input shapes: from nodes to the operators that the planner knows.
 
-The graph is walked once with symbols for values. A symbol says what a tensor *is* (a tensor with its axes in some order,
-attention scores, half a GELU), so views, scalar factors and shape arithmetic vanish, and patterns are recognised however
-the exporter arranged them. What is not understood is collected and raised as one UnsupportedModel.
+The graph is walked once with symbols for values. A symbol says what a tensor *is* (a tensor with its axes in some
+order, attention scores, half a GELU), so views, scalar factors and shape arithmetic vanish, and patterns are recognised
+however the exporter arranged them. What is not understood is collected and raised as one UnsupportedModel.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,8 +39,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Ref:
-    """`factor` times a tensor, seen with its axes in some order: N rows, C channels, H, W, T tokens, h heads, d width of a
-    head, 1 a size of one."""
+    """`factor` times a tensor, seen with its axes in some order: N rows, C channels, H, W, T tokens, h heads, d width
+    of a head, 1 a size of one."""
 
     tensor: Tensor
     axes: str
@@ -358,7 +358,7 @@ def _sum(walk: _Walk, name: str, left: Symbol, right: Symbol, sign: float) -> Sy
     """left + sign * right."""
     if isinstance(left, np.ndarray):
         if sign < 0:
-            return _sum(walk, name, _product(walk, name, right, np.float32(-1)), left, 1)
+            return _sum(walk, name, _product(walk, name, right, np.array(-1.0)), left, 1)
         left, right = right, left
     if isinstance(right, np.ndarray):
         return _plus_constant(walk, name, left, right * np.float32(sign))
@@ -369,7 +369,7 @@ def _sum(walk: _Walk, name: str, left: Symbol, right: Symbol, sign: float) -> Sy
         return replace(left, mask=right.mask)
     if not (isinstance(left, Ref) and isinstance(right, Ref)) or left.axes != right.axes or left.shape != right.shape:
         raise NotUnderstood("a sum of these tensors")
-    a, b = walk.plain(left), walk.plain(_product(walk, name, right, np.float32(sign)))
+    a, b = walk.plain(left), walk.plain(_product(walk, name, right, np.array(sign)))
     channels = a.tensor.channels
     ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     output = Tensor(name, channels, a.tensor.space)
@@ -397,10 +397,10 @@ def _plus_constant(walk: _Walk, name: str, left: Symbol, constant: Array) -> Sym
 
 
 def _product(walk: _Walk, name: str, left: Symbol, right: Symbol) -> Symbol:
-    if isinstance(left, np.ndarray | np.generic):
+    if isinstance(left, np.ndarray):
         left, right = right, left
-    if isinstance(right, np.ndarray | np.generic):
-        return _times_constant(walk, name, left, np.asarray(right))
+    if isinstance(right, np.ndarray):
+        return _times_constant(walk, name, left, right)
     for x, other in ((left, right), (right, left)):
         if isinstance(x, Ref) and isinstance(other, ErrorFunction) and x.tensor is other.x.tensor:
             return _gelu(walk, name, x, other)
@@ -540,7 +540,7 @@ def _cast(walk: _Walk, name: str, attributes: dict[str, Any], inputs: list[Symbo
 
 def _gather(walk: _Walk, name: str, attributes: dict[str, Any], inputs: list[Symbol]) -> Symbol:
     table, ids = _floats(inputs[0], "the table"), inputs[1]
-    if not isinstance(ids, Input) or ids.is_float or len(ids.shape) != 2 or table.ndim != 2 or attributes.get("axis", 0):
+    if not isinstance(ids, Input) or ids.is_float or len(ids.shape) != 2 or table.ndim != 2 or attributes.get("axis"):
         raise NotUnderstood("only rows of a constant table by integer inputs")
     rows, tokens = ids.shape
     output = Tensor(name, table.shape[1], Space(rows, tokens, tokens))
@@ -580,11 +580,11 @@ def _erf(walk: _Walk, name: str, attributes: dict[str, Any], inputs: list[Symbol
 
 
 def _activation(kind: str) -> Rule:
-    return lambda walk, name, attributes, inputs: _activate(walk, name, walk.plain(inputs[0]), kind)
+    return lambda walk, name, _, inputs: _activate(walk, name, walk.plain(inputs[0]), kind)
 
 
 RULES: dict[str, Rule] = {
-    "Add": lambda walk, name, _, inputs: _sum(walk, name, *inputs, 1.0),
+    "Add": lambda walk, name, _, inputs: _sum(walk, name, inputs[0], inputs[1], 1.0),
     "BatchNormalization": _norm,
     "Cast": _cast,
     "Conv": _conv,
@@ -594,18 +594,18 @@ RULES: dict[str, Rule] = {
     "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": _reduce_mean,
-    "Identity": lambda walk, name, attributes, inputs: inputs[0],
+    "Identity": lambda *arguments: arguments[3][0],
     "LayerNormalization": _layer_norm,
     "MatMul": _matmul,
     "MaxPool": _max_pool,
-    "Mul": lambda walk, name, _, inputs: _product(walk, name, *inputs),
+    "Mul": lambda walk, name, _, inputs: _product(walk, name, inputs[0], inputs[1]),
     "ReduceMean": _reduce_mean,
     "ReduceSum": _reduce_sum,
     "Relu": _activation("relu"),
     "Reshape": _reshape,
     "Sigmoid": _activation("sigmoid"),
     "Softmax": _softmax,
-    "Sub": lambda walk, name, _, inputs: _sum(walk, name, *inputs, -1.0),
+    "Sub": lambda walk, name, _, inputs: _sum(walk, name, inputs[0], inputs[1], -1.0),
     "Tanh": _activation("tanh"),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,

@@ -1,9 +1,9 @@
 """Where the values of a tensor lie in memory.
 
 Lanes are cut into vectors of 16, vectors into chunks; a chunk holds all channels, each with its vectors side by side:
-[image][chunk][channel][vector]. With one chunk per image, a channel is a plane; with small chunks, a tile of neighbouring
-lanes over all channels is one contiguous piece of memory. The step from channel to channel is an odd number of cache
-lines, so that channels spread over all sets of the cache.
+[image][chunk][channel][vector]. With one chunk per image, a channel is a plane; with small chunks, a tile of
+neighbouring lanes over all channels is one contiguous piece of memory. The step from channel to channel is an odd
+number of cache lines, so that channels spread over all sets of the cache.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,8 @@ class Layout:
         """Byte offsets of lanes in channel 0 of an image."""
         vector = lanes // LANES
         chunk, inside = vector // self.chunk_vectors, vector % self.chunk_vectors
-        return chunk * self.chunk_bytes + inside * LINE + lanes % LANES * 4
+        offsets: NDArray[np.int64] = chunk * self.chunk_bytes + inside * LINE + lanes % LANES * 4
+        return offsets
 
     def fields(self, tensor: str, address: object) -> dict[str, object]:
         """Kernel arguments `located(tensor)`."""

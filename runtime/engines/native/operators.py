@@ -1,7 +1,7 @@
 """The operators of a network after its ONNX graph has been understood: what the planner plans.
 
-A tensor has channels and lanes. Lanes are the pixels of an image, the tokens of a text, or, behind pooling, the rows of a
-batch; lanes of different rows never mix.
+A tensor has channels and lanes. Lanes are the pixels of an image, the tokens of a text, or, behind pooling, the rows of
+a batch; lanes of different rows never mix.
 """
 
 from dataclasses import dataclass

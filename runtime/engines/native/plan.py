@@ -1,11 +1,12 @@
 """Plans a network: which kernel computes what, from where to where, in which layout. Generates no code, runs nothing.
 
-    plan = plan_network(fuse(understand(...)), threads=2, max_vectors=8)
-    print(plan)
+plan = plan_network(fuse(understand(...)), threads=2, max_vectors=8)
+print(plan)
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from runtime.engines.native.operators import (
     Space,
     Tensor,
 )
-from runtime.engines.native.streams import pack_streams
+from runtime.engines.native.streams import Streams, balance_rows, pack_streams
 from runtime.engines.native.taps import gather_table, pool_table, tap_copies
 
 ITEMS_PER_THREAD = 4
@@ -89,9 +90,16 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan_network(network: Network, *, threads: int, max_vectors: int) -> Plan:
-    """Plan a fused network for `threads` threads and registers for `max_vectors` accumulators."""
-    planner = _Planner(network, threads, max_vectors)
+Packed = dict[tuple[str, bytes, int, int], Streams]
+"""Packed weights by layer, taps, channel step and block: the same at most shapes of one graph."""
+
+
+def plan_network(network: Network, *, threads: int, max_vectors: int, packed: Packed | None = None) -> Plan:
+    """Plan a fused network for `threads` threads and registers for `max_vectors` accumulators.
+
+    Plans of the same graph at other shapes may pass the same `packed`, and then share packed weights.
+    """
+    planner = _Planner(network, threads, max_vectors, {} if packed is None else packed)
     for operator in network.operators:
         if operator.output not in planner.absorbed:
             planner.place(operator)
@@ -123,8 +131,9 @@ def assign(buffers: list[Buffer]) -> int:
 
 
 class _Planner:
-    def __init__(self, network: Network, threads: int, max_vectors: int) -> None:
+    def __init__(self, network: Network, threads: int, max_vectors: int, packed: Packed) -> None:
         self.operators, self.threads, self.max_vectors = network.operators, threads, max_vectors
+        self.packed = packed
         self.plan = Plan()
         self.tensors: dict[Tensor, tuple[Buffer, Layout]] = {}
         self.outputs = {ref.tensor for ref in network.outputs.values()}
@@ -151,7 +160,8 @@ class _Planner:
     def layout_for(self, tensor: Tensor) -> Layout:
         """Planes where someone gathers pixels or tokens from the tensor, chunks where only tiles are read."""
         readers = consumers(self.operators, tensor)
-        readers += [r for scale in self.norms.values() if scale.x is tensor for r in consumers(self.operators, scale.output)]
+        for scale in self.norms.values():
+            readers += consumers(self.operators, scale.output) if scale.x is tensor else []
         gathers = any(
             isinstance(reader, MaxPool | Attend)
             or (isinstance(reader, Convolve) and not reader.window.pointwise and reader.window.strides == (1, 1))
@@ -210,11 +220,15 @@ def _plan_convolve(planner: _Planner, convolve: Convolve) -> None:
     planner.define(convolve.output)
     vectors = vectors_of(space)
     nonzero = int(np.count_nonzero(weight))
-    size, block = choose_tile(chunk_of(vectors), weight, nonzero, layout.channel_bytes, len(taps), planner.max_vectors)
+    size, block = choose_tile(chunk_of(vectors), weight, nonzero, len(taps), planner.max_vectors)
     tiles = cut_tiles(vectors, chunk_of(vectors), size)
     places = space.images * len(tiles)
     parts = min(-(-ITEMS_PER_THREAD * planner.threads // places), max(1, len(weight) // 4))
-    streams = pack_streams(weight, taps, layout.channel_bytes, block_channels=block, parts=parts)
+    key = (convolve.output.name, taps.tobytes(), layout.channel_bytes, block)
+    if key not in planner.packed:
+        planner.packed[key] = pack_streams(weight, taps, layout.channel_bytes, block_channels=block)
+    streams = planner.packed[key]
+    cuts = balance_rows(streams, parts)
     fields = {
         **layout.fields("x", source),
         **planner.located("y", convolve.output),
@@ -228,8 +242,8 @@ def _plan_convolve(planner: _Planner, convolve: Convolve) -> None:
         "channels": streams.channels,
         "blocks": len(streams.block_bases),
         "block_bases": streams.block_bases,
-        "parts": streams.parts,
-        "part_count": len(streams.parts) - 1,
+        "parts": cuts,
+        "part_count": len(cuts) - 1,
         "tiles": tiles,
         "tile_count": len(tiles),
     }
@@ -237,17 +251,14 @@ def _plan_convolve(planner: _Planner, convolve: Convolve) -> None:
     density = nonzero / weight.size
     label = (
         f"{convolve.output.name}: {inputs}->{outputs} {height}x{width} on {space.images}x{space.lanes}, density "
-        f"{density:.3f}, tile {size}, {len(streams.block_bases)} blocks, {len(streams.parts) - 1} parts"
+        f"{density:.3f}, tile {size}, {len(streams.block_bases)} blocks, {len(cuts) - 1} parts"
     )
     macs = nonzero * space.images * space.lanes
-    planner.step("stream", label, places * (len(streams.parts) - 1), fields, macs)
+    planner.step("stream", label, places * (len(cuts) - 1), fields, macs)
 
 
-def choose_tile(
-    chunk: int, weight: Floats, nonzero: int, channel_bytes: int, taps: int, max_vectors: int
-) -> tuple[int, int]:
+def choose_tile(chunk: int, weight: Floats, nonzero: int, taps: int, max_vectors: int) -> tuple[int, int]:
     """Vectors of a tile and input channels of a block: the cheapest by the cost model."""
-    del channel_bytes
     outputs, inputs = weight.shape[:2]
     per_row = nonzero / max(1, outputs)
     best = (float("inf"), 1, inputs)
@@ -256,9 +267,7 @@ def choose_tile(
         if vectors > max_vectors:
             continue
         lines = vectors * taps
-        for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
-            if blocks > inputs:
-                break
+        for blocks in (blocks for blocks in BLOCKS if blocks <= inputs):
             resident = inputs * lines * LINE / blocks
             cost = tile_cost(per_row, vectors, blocks, resident) * pieces
             best = min(best, (cost, vectors, -(-inputs // blocks)))
@@ -266,13 +275,17 @@ def choose_tile(
 
 
 L1_BYTES = 40 * 1024
+"""Bytes of input that stay in the first cache while a tile is computed."""
+BLOCKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Numbers of blocks of input channels that are considered."""
 
 
 def tile_cost(per_row: float, vectors: int, blocks: int, resident: float) -> float:
-    """Estimated cycles of one output row over one tile: measured on an AVX-512 machine with 48 KiB of L1.
+    """Estimated cycles of one output row over one tile, for a core with AVX-512 and 48 KiB of L1.
 
-    A weight costs a broadcast and as many loads as vectors, two per cycle, and no less than the latency of a multiply-add;
-    loads from L2 cost about twice as much. A row of a block costs a mispredicted branch, and its partial sums.
+    A weight costs a broadcast and as many loads as vectors, two per cycle, and no less than the latency of a
+    multiply-add; loads from L2 cost about twice as much. A row of a block costs a mispredicted branch, and its partial
+    sums.
     """
     load = 0.55 if resident <= L1_BYTES else 1.0
     weight = max(4.0, 1.0 + vectors * load)
@@ -286,7 +299,7 @@ def cut_tiles(vectors: int, chunk: int, size: int) -> NDArray[np.int32]:
         here = min(chunk, vectors - start)
         count = -(-here // size)
         edges = [start + here * index // count for index in range(count + 1)]
-        tiles += [(low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
+        tiles += [(low, high - low) for low, high in pairwise(edges)]
     return np.array(tiles, np.int32)
 
 

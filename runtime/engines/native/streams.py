@@ -21,45 +21,42 @@ class Streams:
     rows: NDArray[np.int32]
     channels: NDArray[np.int32]
     block_bases: NDArray[np.int64]
-    parts: NDArray[np.int32]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the matrix."""
-        arrays = (self.values, self.offsets, self.rows, self.channels, self.block_bases, self.parts)
+        arrays = (self.values, self.offsets, self.rows, self.channels, self.block_bases)
         return sum(array.nbytes for array in arrays)
 
 
-def pack_streams(
-    weight: Floats, taps: NDArray[np.int64], channel_bytes: int, *, block_channels: int, parts: int
-) -> Streams:
+def pack_streams(weight: Floats, taps: NDArray[np.int64], channel_bytes: int, *, block_channels: int) -> Streams:
     """Pack a weight [outputs, inputs, kernel height, kernel width].
 
-    A weight of input c and tap t reads at c * channel_bytes + taps[t] bytes from the tile. `block_channels` inputs are one
-    block; rows are cut into at most `parts` parts with about as many kept weights each.
+    A weight of input c and tap t reads at c * channel_bytes + taps[t] bytes from the tile. `block_channels` inputs are
+    one block.
     """
     outputs, inputs = weight.shape[:2]
     reach = max(1, (REACH - int(taps.max()) - OFFSET_UNIT) // channel_bytes)
     size = max(1, min(block_channels, reach, inputs))
     starts = np.arange(0, inputs, size)
-    row, channel, tap = np.nonzero(weight.reshape(outputs, inputs, -1))
+    row, place = np.nonzero(weight.reshape(outputs, -1))
+    values = weight.reshape(outputs, -1)[row, place]
+    channel, tap = np.divmod(place, len(taps))
     block = channel // size
-    order = np.lexsort((tap, channel, row, block))
-    row, channel, tap, block = row[order], channel[order], tap[order], block[order]
+    counts = np.bincount(block * outputs + row, minlength=len(starts) * outputs).reshape(len(starts), outputs)
     offset = (channel - starts[block]) * channel_bytes + taps[tap]
-    counts = np.zeros((len(starts), outputs), np.int64)
-    np.add.at(counts, (block, row), 1)
+    if len(starts) > 1:
+        order = np.argsort(block.astype(np.uint16), kind="stable")  # rows and places are in order already
+        values, offset = values[order], offset[order]
     ends = np.cumsum(counts.ravel()).reshape(counts.shape)
     begins = ends - counts
     pointers = np.concatenate([begins, ends[:, -1:]], axis=1)
-    assert offset.size == 0 or (offset % OFFSET_UNIT == 0).all()
     return Streams(
-        values=weight.reshape(outputs, inputs, -1)[row, channel, tap].astype(np.float32),
+        values=values,
         offsets=(offset // OFFSET_UNIT).astype(np.uint16),
         rows=pointers.astype(np.int32),
         channels=np.arange(outputs, dtype=np.int32),
         block_bases=(starts * channel_bytes).astype(np.int64),
-        parts=_balance(counts.sum(axis=0) + ROW_COST, parts),
     )
 
 
@@ -67,9 +64,10 @@ ROW_COST = 6
 """What beginning and ending a row costs, in weights."""
 
 
-def _balance(costs: NDArray[np.int64], parts: int) -> NDArray[np.int32]:
-    """Cut rows into parts of about the same cost: first row of each part, and the end."""
-    total = np.cumsum(costs)
+def balance_rows(streams: Streams, parts: int) -> NDArray[np.int32]:
+    """Cut rows into at most `parts` parts of about the same cost: first row of each part, and the end."""
+    rows = len(streams.channels)
+    total = np.cumsum(np.diff(streams.rows, axis=1).sum(axis=0) + ROW_COST)
     wanted = total[-1] * np.arange(1, parts) / parts
     cuts = np.searchsorted(total, wanted, side="left") + 1
-    return np.unique([0, *np.minimum(cuts, len(costs)), len(costs)]).astype(np.int32)
+    return np.unique(np.array([0, *np.minimum(cuts, rows), rows], np.int32))

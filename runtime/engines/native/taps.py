@@ -1,7 +1,8 @@
 """Which pixels a window reads: the copies of an image in which every tap of a convolution is one constant offset.
 
-Where output lines are a multiple of 8 lanes long, there is a copy for each horizontal tap (and vertical stride phase), and
-vertical taps are whole lines further on: aligned loads of half cache lines. Elsewhere there is a copy for each tap.
+Where output lines are a multiple of 8 lanes long, there is a copy for each horizontal tap (and vertical stride phase),
+and vertical taps are whole lines further on: loads are aligned to half cache lines. Elsewhere there is a copy for each
+tap.
 """
 
 from dataclasses import dataclass
@@ -35,18 +36,19 @@ class TapCopies:
 def tap_copies(window: Window, width: int, chunk_vectors: int) -> TapCopies:
     """Plan the copies for output lines of `width` lanes."""
     height, across = window.kernel
-    moves = [(row * window.dilations[0], column * window.dilations[1]) for row in range(height) for column in range(across)]
+    down, right = window.dilations
+    moves = [(row * down, column * right) for row in range(height) for column in range(across)]
     stride = window.strides[0]
     by_line = width % ALIGNED_LANES == 0 and height > 1
-    origins = [(down % stride, right) if by_line else (down, right) for down, right in moves]
+    origins = [(y % stride, x) if by_line else (y, x) for y, x in moves]
     copies = sorted(set(origins))
-    steps = [(down - origin) // stride for (down, _), (origin, _) in zip(moves, origins, strict=True)]
+    steps = [(y - origin) // stride for (y, _), (origin, _) in zip(moves, origins, strict=True)]
     extra = -(-max(steps) * width // LANES)
     lines_each = chunk_vectors + extra
     taps = [
         copies.index(origin) * lines_each * LINE + step * width * 4 for origin, step in zip(origins, steps, strict=True)
     ]
-    shifted = [(down - window.pads[0], right - window.pads[1]) for down, right in copies]
+    shifted = [(y - window.pads[0], x - window.pads[1]) for y, x in copies]
     return TapCopies(shifted, lines_each, np.array(taps, np.int64))
 
 

@@ -12,8 +12,9 @@ FIELDS = (
     "q", "k", "v", "image", "channel", *located("y"), "mask", "mask_image", "constants",
     "heads", "width", "tokens", "tiles", "tile_count", "scratch", "scratch_thread",
 )  # fmt: skip
-"""q, k, v: planes with the same strides. `mask`: float32 per key or 0. `constants`: float32 (scale of the scores, factor
-and term that turn the mask into what is added to them). `tiles`: int32 pairs (first vector, number of vectors)."""
+"""q, k, v: planes with the same strides. `mask`: float32 per key or 0. `constants`: float32 (scale of the scores,
+factor and term that turn the mask into what is added to them). `tiles`: int32 pairs (first vector, number of vectors).
+"""
 MOST_VECTORS = 4
 ROWS = 4
 """Rows that are computed together, so that each vector of lanes is loaded once for all of them."""

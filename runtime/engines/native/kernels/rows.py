@@ -7,7 +7,8 @@ from runtime.engines.native.kernels.functions import activate
 from runtime.engines.native.kernels.kernel import Context, Kernel, located
 
 MAP_FIELDS = (
-    *located("x"), *located("y"), *located("r"), "scale", "shift", "activation", "vectors", "channels", "group", "groups",
+    *located("x"), *located("y"), *located("r"), "scale", "shift", "activation",
+    "vectors", "channels", "group", "groups",
 )  # fmt: skip
 """y = activation(x * scale + shift + r); `scale` and `shift` are float32 [channels]; `r` is 0 without a second term."""
 

@@ -1,8 +1,9 @@
 """The sparse kernel: y = activation(W x + bias + residual), W as streams of kept weights. Most time is spent here.
 
-One item is a tile (some neighbouring vectors of lanes of one image) of a part of the output channels. Per row of W and
-block of its input channels there is a stream of pairs (16-bit offset in units of 32 bytes, float32 value); per pair, one
-broadcast and as many multiply-adds with a memory operand as the tile has vectors. Partial sums between blocks stay in y.
+One item is a tile (some neighbouring vectors of lanes of one image) of a part of the output channels. Per row of W
+and block of its input channels there is a stream of pairs (16-bit offset in units of 32 bytes, float32 value); per
+pair, one broadcast and as many multiply-adds with a memory operand as the tile has vectors. Partial sums between blocks
+stay in y.
 """
 
 from runtime.engines.native.emitter import LINE, Cell, Int
@@ -17,8 +18,8 @@ FIELDS = (
     "parts", "part_count", "tiles", "tile_count",
 )  # fmt: skip
 """`r` is 0 without a residual. `rows`: int32 [blocks, row_count + 1], where the stream of each row begins. `channels`:
-int32 [row_count], the output channel of each row. `block_bases`: int64 [blocks], added to x. `parts`: int32, first row of
-each part and the end. `tiles`: int32 pairs (first vector, number of vectors)."""
+int32 [row_count], the output channel of each row. `block_bases`: int64 [blocks], added to x. `parts`: int32, first row
+of each part and the end. `tiles`: int32 pairs (first vector, number of vectors)."""
 
 
 def _emit(c: Context) -> None:

@@ -1,0 +1,92 @@
+"""Planning, without generating code: fusion, memory, tiles, packing, and what is refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+
+from runtime.artifact import Artifact
+from runtime.engines.native.graph import constants_of, require_known, understand
+from runtime.engines.native.layout import chunk_of
+from runtime.engines.native.plan import Buffer, assign, cut_tiles
+from runtime.engines.native.streams import balance_rows, pack_streams
+from runtime.errors import UnsupportedModel
+from runtime.graph import load_graph
+from tests.runtime.native.harness import graph_of, plan_of
+
+
+def test_norms_sums_and_activations_leave_no_pass_of_their_own(live_artifacts: dict[str, Artifact]) -> None:
+    for name in ("wide_resnet", "bottleneck"):
+        artifact = live_artifacts[name]
+        trunk = load_graph(artifact.path("trunk.onnx"))
+        shape = (1, *artifact.manifest.inputs[0].shape[1:])
+        plan = plan_of(trunk, {"image": tuple(map(int, shape))}, threads=2, max_vectors=8)
+        assert "map" not in {step.kernel for step in plan.steps}
+        assert str(plan).count("\n") == len(plan.steps) + 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 9), st.integers(0, 9), st.booleans()), max_size=20))
+def test_buffers_that_are_alive_together_never_overlap(drawn: list[tuple[int, int, int, bool]]) -> None:
+    buffers = [
+        Buffer(str(index), size, min(a, b), max(a, b), pinned) for index, (size, a, b, pinned) in enumerate(drawn)
+    ]
+    total = assign(buffers)
+    for one in buffers:
+        assert one.offset % 64 == 0
+        assert 0 <= one.offset <= total - one.nbytes
+        for other in buffers:
+            together = one.pinned or other.pinned or (one.first <= other.last and other.first <= one.last)
+            if one is not other and together:
+                assert one.offset + one.nbytes <= other.offset or other.offset + other.nbytes <= one.offset
+
+
+@given(st.integers(1, 300), st.integers(1, 8))
+def test_tiles_cover_every_vector_once_and_stay_inside_chunks(vectors: int, size: int) -> None:
+    chunk = chunk_of(vectors)
+    tiles = cut_tiles(vectors, chunk, size)
+    covered = [vector for first, count in tiles for vector in range(first, first + count)]
+    assert covered == list(range(vectors))
+    assert all(count <= size and first // chunk == (first + count - 1) // chunk for first, count in tiles)
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.sampled_from([0.0, 0.1, 1.0]), st.integers(1, 30), st.integers(1, 9))
+def test_streams_hold_every_kept_weight_once(outputs: int, inputs: int, density: float, block: int, parts: int) -> None:
+    generator = np.random.default_rng(outputs * 31 + inputs)
+    weight = generator.standard_normal((outputs, inputs, 3, 1)).astype(np.float32)
+    weight *= generator.random(weight.shape) < density
+    taps, step = np.array([0, 32, 96], np.int64), 128
+    streams = pack_streams(weight, taps, step, block_channels=block)
+    dense = np.zeros_like(weight)
+    for number, base in enumerate(streams.block_bases):
+        for row in range(outputs):
+            for entry in range(*streams.rows[number, row : row + 2]):
+                channel, tap = divmod(int(base) + int(streams.offsets[entry]) * 32, step)
+                dense[row, channel, taps.tolist().index(tap), 0] = streams.values[entry]
+    np.testing.assert_array_equal(dense, weight)
+    cuts = balance_rows(streams, parts)
+    assert cuts[0] == 0
+    assert cuts[-1] == outputs
+    assert (np.diff(cuts) > 0).all()
+    assert len(cuts) <= parts + 1
+
+
+def test_a_packed_weight_takes_at_most_six_bytes_and_five_percent() -> None:
+    generator = np.random.default_rng(0)
+    weight = generator.standard_normal((256, 256, 1, 1)).astype(np.float32)
+    weight *= generator.random(weight.shape) < 0.2
+    streams = pack_streams(weight, np.zeros(1, np.int64), 448, block_channels=256)
+    assert streams.nbytes <= 6 * np.count_nonzero(weight) * 1.05
+
+
+def test_operators_that_are_not_supported_are_all_listed() -> None:
+    nodes = [helper.make_node("Selu", ["x"], ["a"]), helper.make_node("LpNormalization", ["a"], ["y"])]
+    with pytest.raises(UnsupportedModel, match=r"graph\.onnx: LpNormalization, Selu\."):
+        require_known({"graph.onnx": graph_of(nodes, {}, {"x": (1, 3, 4, 4)}, "y")})
+
+
+def test_a_supported_operator_in_an_unsupported_form_is_named_with_its_reason() -> None:
+    nodes = [helper.make_node("Softmax", ["x"], ["y"], name="classes", axis=1)]
+    model = graph_of(nodes, {}, {"x": (1, 3, 4, 4)}, "y")
+    with pytest.raises(UnsupportedModel, match=r"Softmax classes \(only over attention scores\)"):
+        understand(model, constants_of(model), {"x": (1, 3, 4, 4)}, "graph.onnx")
