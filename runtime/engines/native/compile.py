@@ -57,9 +57,13 @@ def instruction_sets() -> dict[str, InstructionSet]:
     return {one.name: one for one in found}
 
 
-def cache_folder() -> Path:
-    """Folder of compiled objects: `$XDG_CACHE_HOME/neurotrails/native`, by default in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurotrails" / "native"
+def cache_folder() -> Path | None:
+    """Folder of compiled objects: `$XDG_CACHE_HOME/neurotrails/native`, by default in ~/.cache; None without a home."""
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a container may run under a user that nobody knows
+        return None
+    return Path(base) / "neurotrails" / "native"
 
 
 @cache
@@ -68,8 +72,8 @@ def library(name: str) -> Library:
     return load_library(name, cache_folder())
 
 
-def load_library(name: str, folder: Path) -> Library:
-    """As `library`, with the cache in `folder`. Raises EngineError for a name that this machine does not have."""
+def load_library(name: str, folder: Path | None) -> Library:
+    """As `library`, with the cache in `folder`, if any. Raises EngineError for a name that this machine does not have."""
     available = instruction_sets()
     if name not in available:
         raise EngineError(f"This machine cannot execute {name!r}. Choose one of: {', '.join(available)}.")
@@ -77,10 +81,11 @@ def load_library(name: str, folder: Path) -> Library:
     source = build_module(target.max_vectors)
     versions = f"{llvmlite.__version__} {llvm.llvm_version_info} {OPTIMISATION}"
     key = hashlib.sha256(f"{versions} {llvm.get_process_triple()} {target} {source}".encode()).hexdigest()
-    code = _read_cached(folder, key)
+    code = None if folder is None else _read_cached(folder, key)
     if code is None:
         code = _compile(source, target)
-        _write_cached(folder, key, code)
+        if folder is not None:
+            _write_cached(folder, key, code)
     empty = llvm.parse_assembly("")
     execution_engine = llvm.create_mcjit_compiler(empty, _machine(target))
     execution_engine.add_object_file(llvm.ObjectFileRef.from_data(code))

@@ -474,13 +474,13 @@ def _norm(walk: _Walk, name: str, attributes: dict[str, Any], inputs: list[Symbo
 
 def _layer_norm(walk: _Walk, name: str, attributes: dict[str, Any], inputs: list[Symbol]) -> Symbol:
     x = walk.plain(inputs[0])
-    if x.axes != "NTC" or attributes.get("axis", -1) not in (-1, 2):
-        raise NotUnderstood("only over the last axis of [rows, tokens, channels]")
+    if x.axes not in ("NTC", "NC") or attributes.get("axis", -1) not in (-1, len(x.axes) - 1):
+        raise NotUnderstood("only over the channels of tokens or rows")
     gamma = _floats(inputs[1], "the scale")
     beta = _floats(inputs[2], "the shift") if len(inputs) > 2 else np.zeros_like(gamma)
     output = Tensor(name, x.tensor.channels, x.tensor.space)
     epsilon = attributes.get("epsilon", 1e-5)
-    return walk.add(LayerNorm(output=output, x=x.tensor, gamma=gamma, beta=beta, epsilon=epsilon), "NTC")
+    return walk.add(LayerNorm(output=output, x=x.tensor, gamma=gamma, beta=beta, epsilon=epsilon), x.axes)
 
 
 def _softmax(walk: _Walk, name: str, attributes: dict[str, Any], inputs: list[Symbol]) -> Symbol:
