@@ -1,6 +1,6 @@
 # `make serve` and `make test` are all that a newcomer needs; `make help` lists the rest. Nothing here needs root.
 #
-# Variables: PYTHON (python3.11), HOST and PORT of the server, ENGINE (auto, deepsparse, onnxruntime), MODELS, ARGS
+# Variables: PYTHON (python3.11), HOST and PORT of the server, ENGINE (auto, deepsparse, native, onnxruntime), MODELS, ARGS
 # (passed on to the benchmark, the load test and pytest).
 
 PYTHON ?= python3.11

@@ -84,7 +84,7 @@ def serve(
 
     Args:
         models: Folder whose subfolders are the artifacts to serve. Default: models
-        engine: auto, deepsparse or onnxruntime. Default: auto
+        engine: auto, deepsparse, native or onnxruntime. Default: auto
         accept_deepsparse_licence: Let `auto` choose DeepSparse, whose licence covers evaluation only. Default: false
         cores: Cores to compute on. Default: all that this process may use
         host: Address to listen on. Default: 127.0.0.1

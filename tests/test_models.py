@@ -15,6 +15,7 @@ from runtime.engines.base import EngineOptions
 from runtime.errors import EngineNotInstalled
 from runtime.graph import load_graph, stored_weights
 from runtime.predictor import Predictor
+from runtime.preprocess import ImagePreprocessor, Row
 
 MODELS = sorted(path.parent for path in Path("models").glob("*/manifest.json"))
 EXAMPLES = json.loads(Path("examples/expected.json").read_text())
@@ -87,9 +88,9 @@ def test_accuracy_on_the_whole_test_set_is_the_manifests(artifact: Artifact, eng
     predictor = Predictor(
         artifact, load_engine(artifact, engine, EngineOptions(cores=core_budget().cores, batch_sizes=(16,)))
     )
-    if dataset.modality == "image":
-        pixels = np.asarray(dataset.test.inputs)
-        rows = [{"image": image} for image in artifact.preprocessor.normalize(pixels)]  # type: ignore[attr-defined]
+    rows: list[Row]
+    if isinstance(artifact.preprocessor, ImagePreprocessor):
+        rows = [{"image": image} for image in artifact.preprocessor.normalize(np.asarray(dataset.test.inputs))]
     else:
         rows = [artifact.preprocessor.prepare(str(text)) for text in dataset.test.inputs]
     answers = []

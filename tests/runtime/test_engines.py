@@ -142,7 +142,7 @@ def test_another_precision_is_refused(image_artifact: Artifact, name: str) -> No
 
 
 def test_an_unknown_engine(image_artifact: Artifact) -> None:
-    with pytest.raises(EngineError, match=r"no engine 'abacus'. Choose one of: auto, deepsparse, onnxruntime"):
+    with pytest.raises(EngineError, match=r"no engine 'abacus'. Choose one of: auto, deepsparse, native, onnxruntime"):
         load_engine(image_artifact, "abacus", EngineOptions(cores=CORES))
 
 

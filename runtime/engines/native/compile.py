@@ -73,7 +73,7 @@ def library(name: str) -> Library:
 
 
 def load_library(name: str, folder: Path | None) -> Library:
-    """As `library`, with the cache in `folder`, if any. Raises EngineError for a name that this machine does not have."""
+    """As `library`, with the cache in `folder`, if any. Raises EngineError for a name that this machine lacks."""
     available = instruction_sets()
     if name not in available:
         raise EngineError(f"This machine cannot execute {name!r}. Choose one of: {', '.join(available)}.")

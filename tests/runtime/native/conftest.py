@@ -37,7 +37,9 @@ def _bottleneck_parts() -> Parts:
 
 
 def _network(name: str) -> tuple[MultiHeadNetwork, tuple[Tensor, ...]]:
-    images = random_images(16, (3, 2 * SIDE, 2 * SIDE) if name == "bottleneck" else (3, SIDE, SIDE), seed=1)
+    images: tuple[torch.Tensor, ...] = random_images(
+        16, (3, 2 * SIDE, 2 * SIDE) if name == "bottleneck" else (3, SIDE, SIDE), seed=1
+    )
     match name:
         case "wide_resnet":
             build, heads, private, inputs = partial(wide_resnet_parts, 10, 1, classes=CLASSES), 2, 2, images
