@@ -54,7 +54,7 @@ def plot(results: LatencyResults) -> bytes:
     batches = sorted({subject.batch for subject in results.subjects})
     engines = list(dict.fromkeys(subject.engine for subject in results.subjects))
     most_rows = max(len(_labels(results, network.name)) for network in networks)
-    height = 1.3 + len(networks) * (0.9 + 0.42 * most_rows)
+    height = 1.3 + len(networks) * (0.9 + 0.5 * most_rows)
     with mpl.rc_context({"font.size": 10, "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(2.2 + 4.6 * len(batches), height), layout="constrained")
         grid = figure.subplots(len(networks), len(batches), squeeze=False)
@@ -85,9 +85,9 @@ def _draw(
 ) -> None:
     labels = _labels(results, network.name)
     for subject in _subjects(results, network.name, batch):
-        spread = 0.26 * (len(engines) - 1)
-        offset = 0.52 * engines.index(subject.engine) - spread if len(engines) > 1 else 0.0
-        y = labels.index(subject.label) + offset * 0.8
+        step = 0.8 / len(engines)
+        offset = step * (engines.index(subject.engine) - (len(engines) - 1) / 2)
+        y = labels.index(subject.label) + offset
         median, low, high = (1e3 * value for value in _bounds(subject.latency))
         axes.errorbar(
             median, y, xerr=[[max(0.0, median - low)], [max(0.0, high - median)]], color=_colour(subject.engine),

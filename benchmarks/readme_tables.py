@@ -87,7 +87,9 @@ def _fastest(subjects: Sequence[SubjectResult], kind: str, heads: int) -> Subjec
 
 
 def _latency(subject: SubjectResult) -> str:
-    return f"{1000 * subject.latency.median:.3g} ({subject.engine})"
+    milliseconds = 1000 * subject.latency.median
+    digits = f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
+    return f"{digits} ({subject.engine})"
 
 
 def main(arguments: Sequence[str]) -> int:
