@@ -3,7 +3,7 @@
     .venv/bin/python examples/make_examples.py
 
 Images: the first test image of each of six classes. Texts: six short test posts that name no private person, chosen
-among those that a naive Bayes classifier gets right.
+among those that a naive Bayes classifier and the shipped artifact get right.
 """
 
 import json
@@ -17,7 +17,7 @@ from PIL import Image
 from training.data import DataConfig, Examples, load_dataset
 
 IMAGE_LABELS = ("Ankle boot", "Pullover", "Trouser", "Sneaker", "Dress", "Bag")
-TEXT_ROWS = (2002, 2529, 3439, 4053, 4866, 5699)
+TEXT_ROWS = (2002, 2529, 3439, 4053, 4712, 5699)
 
 
 def write_examples(folder: Path) -> None:
