@@ -21,9 +21,9 @@ def test_tables_are_made_from_the_measured_files() -> None:
 
 def test_every_verb_and_target_that_is_named_exists() -> None:
     makefile = Path("Makefile").read_text()
-    for target in re.findall(r"\bmake ([a-z-]+)", README):
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for verb in re.findall(r"\bneurotrails ([a-z]+)\b", README):
+    for verb in re.findall(r"(?:^|`)neurotrails ([a-z]+)\b", README, re.MULTILINE):
         assert verb in VERBS, verb
 
 
