@@ -158,7 +158,7 @@ def test_auto_is_deepsparse_once_its_licence_is_accepted(image_artifact: Artifac
 
 def test_installed_engines() -> None:
     found = installed_engines()
-    assert set(found) == {"deepsparse", "onnxruntime"}
+    assert set(found) == {"deepsparse", "native", "onnxruntime"}
     assert not isinstance(found["onnxruntime"], EngineNotInstalled)
 
 

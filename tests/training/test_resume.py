@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import train_in_a_process
 from training.checkpoint import all_checkpoints
 from training.errors import CheckpointError
 from training.train import train
@@ -49,8 +50,8 @@ def test_kill_at_a_random_moment_then_resume_gives_the_same_bytes(
 
 
 def test_a_second_run_gives_the_same_bytes(image_recipe: Path, image_run: Path, tmp_path: Path) -> None:
-    train(str(image_recipe), run=str(tmp_path / "again"))
-    assert files(tmp_path / "again") == files(image_run)
+    again = train_in_a_process(image_recipe, tmp_path / "again")
+    assert files(again) == files(image_run)
 
 
 def test_a_finished_run_is_not_started_again_by_accident(image_recipe: Path, image_run: Path) -> None:

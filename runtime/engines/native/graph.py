@@ -285,7 +285,9 @@ def _window(attributes: dict[str, Any], kernel: tuple[int, ...], ref: Ref) -> tu
         sizes.append((size + pads - dilation * (extent - 1) - 1) // stride + 1)
     if min(sizes) < 1:
         raise NotUnderstood("the window is larger than the image")
-    window = Window((kernel[0], kernel[1]), (strides[0], strides[1]), (top, left), (dilations[0], dilations[1]))
+    window = Window(
+        (kernel[0], kernel[1]), (strides[0], strides[1]), (top, left), (dilations[0], dilations[1]), (bottom, right)
+    )
     return window, Space(space.images, sizes[0] * sizes[1], sizes[1])
 
 

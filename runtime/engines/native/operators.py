@@ -37,17 +37,21 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Window:
-    """How a convolution or pooling looks at its input; pairs are (vertical, horizontal), pads are top and left."""
+    """How a convolution or pooling looks at its input; pairs are (vertical, horizontal).
+
+    `pads` are the zeros at top and left, `end_pads` those at bottom and right.
+    """
 
     kernel: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int] = (0, 0)
     dilations: tuple[int, int] = (1, 1)
+    end_pads: tuple[int, int] = (0, 0)
 
     @property
     def pointwise(self) -> bool:
         """Whether each output lane reads the one input lane at its place."""
-        return self.kernel == (1, 1) and self.strides == (1, 1) and self.pads == (0, 0)
+        return self.kernel == (1, 1) and self.strides == (1, 1) and self.pads == self.end_pads == (0, 0)
 
 
 @dataclass(frozen=True)

@@ -106,3 +106,16 @@ def test_a_gelu_is_exact_to_a_millionth_everywhere(instruction_set: str) -> None
     model = graph_of(nodes, arrays, {"x": x.shape}, "y")
     found = run_native(model, {"x": x}, instruction_set=instruction_set)
     assert np.abs(found - run_reference(model, {"x": x})).max() < 1e-6 * 6
+
+
+@EVERY_SET
+@pytest.mark.parametrize("pads", [(0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 0, 0), (0, 1, 0, 0)])
+def test_padding_on_one_side_of_a_1x1_convolution_counts(instruction_set: str, pads: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    constants = {"w": np.full((2, 1, 1, 1), 0.7, np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=pads)]
+    x = generator.standard_normal((1, 1, 3, 2)).astype(np.float32)
+    model = graph_of(nodes, constants, {"x": x.shape}, "y")
+    require_close(
+        run_native(model, {"x": x}, threads=1, instruction_set=instruction_set), run_reference(model, {"x": x})
+    )
