@@ -19,7 +19,9 @@ from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import Network, constants_of, require_known, understand
 from runtime.engines.native.kernels.schedule import FUTEX
-from runtime.engines.native.plan import Packed, Plan, plan_network
+from runtime.engines.native.plan import Plan
+from runtime.engines.native.planner import Packed
+from runtime.engines.native.planning import plan_network
 from runtime.errors import EngineNotInstalled, UnsupportedModel
 from runtime.graph import load_graph
 from runtime.manifest import Stage

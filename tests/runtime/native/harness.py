@@ -12,7 +12,8 @@ from runtime.engines.native.compile import library
 from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import constants_of, understand
-from runtime.engines.native.plan import Plan, plan_network
+from runtime.engines.native.plan import Plan
+from runtime.engines.native.planning import plan_network
 from runtime.graph import OPSET
 
 Array = NDArray[Any]

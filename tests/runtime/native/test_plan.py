@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from runtime.artifact import Artifact
+from runtime.engines.native.convolutions import cut_tiles
 from runtime.engines.native.graph import constants_of, require_known, understand
 from runtime.engines.native.layout import chunk_of
-from runtime.engines.native.plan import Buffer, assign, cut_tiles
+from runtime.engines.native.plan import Buffer, assign
 from runtime.engines.native.streams import balance_rows, pack_streams
 from runtime.errors import UnsupportedModel
 from runtime.graph import load_graph

@@ -23,7 +23,7 @@ class Fields:
 
 
 def located(tensor: str) -> tuple[str, ...]:
-    """Names of the fields that place a tensor; see `Layout` in plan.py."""
+    """Names of the fields that place a tensor; see `Layout` in layout.py."""
     return (tensor, f"{tensor}_image", f"{tensor}_chunk", f"{tensor}_chunk_vectors", f"{tensor}_channel")
 
 
