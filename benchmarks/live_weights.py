@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from runtime.errors import NeurotrailsError
 from training.config import EnsembleConfig, NetworkConfig
@@ -111,8 +112,23 @@ def _batches(inputs: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
 
 
 def random_images(rows: int, shape: tuple[int, int, int], *, seed: int) -> tuple[Tensor]:
-    """Normal pixels, float32 [rows, channels, height, width], as a tuple of model inputs."""
-    return (torch.randn(rows, *shape, generator=torch.Generator().manual_seed(seed)),)
+    """Images that differ from each other as photographs do, float32 [rows, channels, height, width], as model inputs.
+
+    Noise at every scale from the whole image down to the pixel, mixed differently in each image, with a contrast and a
+    brightness of its own. Independent pixels alone would not do: their averages over an image are always the same, so
+    the logits of a deep network would be, too.
+    """
+    channels, height, width = shape
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.zeros(rows, *shape)
+    for halvings in range(min(height, width).bit_length()):
+        coarse = torch.randn(rows, channels, height >> halvings, width >> halvings, generator=generator)
+        strength = torch.rand(rows, 1, 1, 1, generator=generator)
+        images += strength**2 * functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    images /= images.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    contrast = 0.25 + 1.5 * torch.rand(rows, 1, 1, 1, generator=generator)
+    brightness = torch.randn(rows, channels, 1, 1, generator=generator)
+    return (contrast * images + brightness,)
 
 
 def random_tokens(rows: int, tokens: int, vocabulary: int, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from live_weights import DeadNetwork, draw_weights, live_network, random_images, random_tokens, require_alive
+from live_weights import (
+    DeadNetwork,
+    draw_weights,
+    live_network,
+    random_images,
+    random_tokens,
+    require_alive,
+)
 from training.config import EnsembleConfig, NetworkConfig, TextEncoderConfig, WideResNetConfig
 from training.sparsity.masks import maskable_weights
 
@@ -80,6 +87,40 @@ def test_a_network_without_signal_is_refused() -> None:
         network.heads[1].get_submodule("classifier.linear").weight.mul_(1e-6)  # type: ignore[operator]
     with pytest.raises(DeadNetwork, match="head 1"):
         require_alive(network, IMAGES)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 7, 12), (2, 1, 1)])
+def test_images_differ_in_brightness_and_are_the_same_for_a_seed(shape: tuple[int, int, int]) -> None:
+    (images,) = random_images(32, shape, seed=4)
+    assert images.shape == (32, *shape)
+    assert images.isfinite().all()
+    assert images.mean(dim=(2, 3)).std(dim=0).min() > 0.5
+    assert images.abs().mean() < 2
+    assert torch.equal(images, random_images(32, shape, seed=4)[0])
+    assert not torch.equal(images, random_images(32, shape, seed=5)[0])
+
+
+def test_images_are_neither_flat_nor_independent_pixels() -> None:
+    (images,) = random_images(32, (1, 32, 32), seed=4)
+    centred = images - images.mean(dim=(2, 3), keepdim=True)
+    contrast = centred.square().mean(dim=(1, 2, 3)).sqrt()
+    steps = (centred[..., 1:] - centred[..., :-1]).square().mean(dim=(1, 2, 3)).sqrt()
+    assert contrast.min() > 0.05
+    assert contrast.max() > 3 * contrast.min()
+    assert (steps / contrast).median() < 1.0  # independent pixels: the root of 2
+
+
+def test_a_deep_network_tells_images_apart_better_than_independent_pixels() -> None:
+    deep = WideResNetConfig(kind="wide_resnet", depth=28, width=2)
+    images = random_images(8, (3, 16, 16), seed=1)
+    pixels = (torch.randn(images[0].shape, generator=torch.Generator().manual_seed(1)),)
+    spreads = []
+    for inputs in (images, pixels):
+        ensemble = EnsembleConfig(heads=1, blocks_in_head=8)
+        network, _ = live_network(deep, ensemble, density=0.1, classes=10, inputs=inputs, seed=0)
+        with torch.inference_mode():
+            spreads.append(float(network(*inputs).std(dim=1).mean()))
+    assert spreads[0] > 1.3 * spreads[1]
 
 
 def test_inputs_that_are_all_the_same_show_no_life() -> None:
