@@ -13,21 +13,11 @@ import llvmlite
 from llvmlite import binding as llvm
 
 from runtime.engines.native.kernels.library import KERNELS, build_module
+from runtime.engines.native.machine import InstructionSet
 from runtime.errors import EngineError
 
 OPTIMISATION = 2
 DIGEST_BYTES = 32
-
-
-@dataclass(frozen=True)
-class InstructionSet:
-    """What to generate code for."""
-
-    name: str
-    cpu: str
-    features: str
-    max_vectors: int
-    """Accumulators of 16 lanes that fit into the registers."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +35,15 @@ def instruction_sets() -> dict[str, InstructionSet]:
     llvm.initialize_native_asmprinter()
     if not llvm.get_process_triple().startswith("x86_64"):
         features = llvm.get_host_cpu_features().flatten()
-        return {"generic": InstructionSet("generic", llvm.get_host_cpu_name(), features, 6)}
+        return {"generic": InstructionSet("generic", llvm.get_host_cpu_name(), features, 8)}
     features = llvm.get_host_cpu_features()
     found = []
     if all(features.get(name) for name in ("avx512f", "avx512vl", "avx512bw", "avx512dq")):
         cpu = llvm.get_host_cpu_name()
-        found.append(InstructionSet("avx512", cpu, f"{features.flatten()},-prefer-256-bit", 8))
+        found.append(InstructionSet("avx512", cpu, f"{features.flatten()},-prefer-256-bit", 32))
     if features.get("avx2") and features.get("fma"):
-        found.append(InstructionSet("avx2", "haswell", "", 6))
-    found.append(InstructionSet("generic", "x86-64", "", 3))
+        found.append(InstructionSet("avx2", "haswell", "", 8))
+    found.append(InstructionSet("generic", "x86-64", "", 4))
     return {one.name: one for one in found}
 
 
@@ -78,7 +68,7 @@ def load_library(name: str, folder: Path | None) -> Library:
     if name not in available:
         raise EngineError(f"This machine cannot execute {name!r}. Choose one of: {', '.join(available)}.")
     target = available[name]
-    source = build_module(target.max_vectors)
+    source = build_module(target)
     versions = f"{llvmlite.__version__} {llvm.llvm_version_info} {OPTIMISATION}"
     key = hashlib.sha256(f"{versions} {llvm.get_process_triple()} {target} {source}".encode()).hexdigest()
     code = None if folder is None else _read_cached(folder, key)

@@ -1,102 +1,129 @@
 """Plans convolutions and linear layers: gathered pixels, tiles, blocks, packed weights."""
 
+import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.engines.native.costs import dense_seconds, stream_seconds
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.kernels.functions import ACTIVATIONS
 from runtime.engines.native.kernels.pack import MODES
 from runtime.engines.native.layout import Layout, chunk_of, slab, vectors_of
-from runtime.engines.native.operators import Convolve, Floats, Scale
+from runtime.engines.native.machine import InstructionSet
+from runtime.engines.native.operators import Convolve, Scale
 from runtime.engines.native.plan import Buffer
-from runtime.engines.native.planner import ITEMS_PER_THREAD, Planner
-from runtime.engines.native.streams import balance_rows, pack_streams
+from runtime.engines.native.planner import Planner
+from runtime.engines.native.streams import pack_streams
 from runtime.engines.native.taps import gather_table, tap_copies
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a layer is computed."""
+
+    kernel: str
+    tile: int
+    """Vectors of a tile."""
+    blocks: int
+    """Blocks of input channels."""
+    seconds: float
+    """Estimate for one chunk of lanes on one thread."""
 
 
 def plan_convolve(planner: Planner, convolve: Convolve) -> None:
     """Plan a convolution or linear layer."""
     weight, taps = convolve.weight, np.zeros(1, np.int64)
+    lines_each = chunk_of(vectors_of(convolve.output.space))
     if convolve.window.pointwise:
         source, layout = planner.tensors[convolve.x]
     else:
         source, layout, taps = _plan_pack(planner, convolve)
+        lines_each = layout.channel_bytes // LINE
     space = convolve.output.space
     planner.define(convolve.output)
     vectors = vectors_of(space)
+    chunk = chunk_of(vectors)
     nonzero = int(np.count_nonzero(weight))
-    size, block = choose_tile(chunk_of(vectors), weight, nonzero, len(taps), planner.max_vectors)
-    tiles = cut_tiles(vectors, chunk_of(vectors), size)
+    choice = choose(weight.shape, nonzero, chunk, lines_each, planner.machine)
+    tiles = cut_tiles(vectors, chunk, choice.tile)
     places = space.images * len(tiles)
-    parts = min(-(-ITEMS_PER_THREAD * planner.threads // places), max(1, len(weight) // 4))
-    key = (convolve.output.name, taps.tobytes(), layout.channel_bytes, block)
-    if key not in planner.packed:
-        planner.packed[key] = pack_streams(weight, taps, layout.channel_bytes, block_channels=block)
-    streams = planner.packed[key]
-    cuts = balance_rows(streams, parts)
+    parts = planner.parts(places, len(weight))
     fields = {
         **layout.fields("x", source),
         **planner.located("y", convolve.output),
         **planner.located("r", convolve.residual),
         "bias": convolve.bias,
         "activation": ACTIVATIONS.index(convolve.activation),
-        "values": streams.values,
-        "offsets": streams.offsets,
-        "rows": streams.rows,
-        "row_count": len(streams.channels),
-        "channels": streams.channels,
-        "blocks": len(streams.block_bases),
-        "block_bases": streams.block_bases,
-        "parts": cuts,
-        "part_count": len(cuts) - 1,
+        "part_count": parts,
         "tiles": tiles,
         "tile_count": len(tiles),
     }
     outputs, inputs, height, width = weight.shape
-    density = nonzero / weight.size
+    block_inputs = -(-inputs // choice.blocks)
+    if choice.kernel == "dense":
+        fields |= {
+            "blocks": -(-inputs // block_inputs),
+            "weight": weight, "inputs": inputs, "block_inputs": block_inputs, "taps": taps, "tap_count": len(taps),
+            "parts": cut_evenly(outputs, parts, planner.machine.panel_rows(choice.tile)),
+        }  # fmt: skip
+    else:
+        key = (convolve.output.name, taps.tobytes(), layout.channel_bytes, block_inputs, parts)
+        if key not in planner.packed:
+            planner.packed[key] = pack_streams(
+                weight, taps, layout.channel_bytes, block_channels=block_inputs, parts=parts
+            )
+        streams = planner.packed[key]
+        fields |= {
+            "blocks": len(streams.block_bases), "block_bases": streams.block_bases, "values": streams.values,
+            "offsets": streams.offsets, "rows": streams.rows, "row_count": outputs, "parts": streams.parts,
+            "starts": streams.starts,
+        }  # fmt: skip
     label = (
         f"{convolve.output.name}: {inputs}->{outputs} {height}x{width} on {space.images}x{space.lanes}, density "
-        f"{density:.3f}, tile {size}, {len(streams.block_bases)} blocks, {len(cuts) - 1} parts"
+        f"{nonzero / weight.size:.3f}, tile {choice.tile}, {fields['blocks']} blocks, {parts} parts"
     )
-    macs = nonzero * space.images * space.lanes
-    planner.step("stream", label, places * (len(cuts) - 1), fields, macs)
+    seconds = choice.seconds * space.images * vectors / chunk / planner.threads
+    planner.step(choice.kernel, label, places * parts, fields, nonzero * space.images * space.lanes, seconds)
 
 
-def choose_tile(chunk: int, weight: Floats, nonzero: int, taps: int, max_vectors: int) -> tuple[int, int]:
-    """Vectors of a tile and input channels of a block: the cheapest by the cost model."""
-    outputs, inputs = weight.shape[:2]
-    per_row = nonzero / max(1, outputs)
-    best = (float("inf"), 1, inputs)
+def choose(shape: tuple[int, ...], nonzero: int, chunk: int, lines_each: int, machine: InstructionSet) -> Choice:
+    """Choose the cheapest way by the cost model.
+
+    `shape` is that of the weight, with `nonzero` kept; `chunk` vectors of lanes are computed from `lines_each` vectors
+    of each input channel.
+    """
+    outputs, inputs = shape[:2]
+    size = math.prod(shape)
+    choices = []
     for pieces in range(1, chunk + 1):
-        vectors = -(-chunk // pieces)
-        if vectors > max_vectors:
+        tile = -(-chunk // pieces)
+        if tile > machine.max_vectors:
             continue
-        lines = vectors * taps
+        lines = lines_each * tile / chunk
+        panel = machine.panel_rows(tile)
         for blocks in (blocks for blocks in BLOCKS if blocks <= inputs):
             resident = inputs * lines * LINE / blocks
-            cost = tile_cost(per_row, vectors, blocks, resident) * pieces
-            best = min(best, (cost, vectors, -(-inputs // blocks)))
-    return best[1], best[2]
+            seconds = pieces * stream_seconds(nonzero, outputs, tile, blocks, resident)
+            choices.append(Choice("stream", tile, blocks, seconds))
+            if nonzero >= LEAST_DENSE * size:
+                seconds = pieces * dense_seconds(size, outputs, tile, blocks, resident, panel)
+                choices.append(Choice("dense", tile, blocks, seconds))
+    return min(choices, key=lambda choice: choice.seconds)
 
 
-L1_BYTES = 40 * 1024
-"""Bytes of input that stay in the first cache while a tile is computed."""
-BLOCKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+BLOCKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 """Numbers of blocks of input channels that are considered."""
+LEAST_DENSE = 0.64
+"""Density from which all weights, at 4 bytes, are no larger than the kept ones at 6."""
 
 
-def tile_cost(per_row: float, vectors: int, blocks: int, resident: float) -> float:
-    """Estimated cycles of one output row over one tile, for a core with AVX-512 and 48 KiB of L1.
-
-    A weight costs a broadcast and as many loads as vectors, two per cycle, and no less than the latency of a
-    multiply-add; loads from L2 cost about twice as much. A row of a block costs a mispredicted branch, and its partial
-    sums.
-    """
-    load = 0.55 if resident <= L1_BYTES else 1.0
-    weight = max(4.0, 1.0 + vectors * load)
-    return per_row * weight + blocks * (20 + 2 * vectors)
+def cut_evenly(rows: int, parts: int, unit: int) -> NDArray[np.int32]:
+    """Cut rows into parts of multiples of `unit`, as far as possible: first row of each part, and the end."""
+    cuts = [min(rows, -(-rows * part // parts // unit) * unit) for part in range(parts)]
+    return np.array([*cuts, rows], np.int32)
 
 
 def cut_tiles(vectors: int, chunk: int, size: int) -> NDArray[np.int32]:

@@ -118,6 +118,24 @@ class Cell:
         self.k.builder.store(value.value, self._slot)
 
 
+class Count:
+    """A variable i64 of generated code."""
+
+    def __init__(self, k: "Emitter", initial: Int) -> None:
+        self.k = k
+        with k.builder.goto_entry_block():
+            self._slot = k.builder.alloca(I64)
+        self.set(initial)
+
+    def get(self) -> Int:
+        """Return the present value."""
+        return Int(self.k, self.k.builder.load(self._slot, typ=I64))
+
+    def set(self, value: Int) -> None:
+        """Change the value."""
+        self.k.builder.store(value.value, self._slot)
+
+
 class Emitter:
     """Emits the body of one function."""
 

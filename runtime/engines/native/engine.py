@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 try:
-    from runtime.engines.native.compile import InstructionSet, instruction_sets, library
+    from runtime.engines.native.compile import instruction_sets, library
 except ImportError as error:
     from runtime.errors import EngineNotInstalled
 
@@ -19,6 +19,7 @@ from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import Network, constants_of, require_known, understand
 from runtime.engines.native.kernels.schedule import FUTEX
+from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.plan import Plan
 from runtime.engines.native.planner import Packed
 from runtime.engines.native.planning import plan_network
@@ -58,7 +59,7 @@ class NativeEngine(Engine):
         self._executor = Executor(library(chosen.name), self.plans, self.options.cores)
 
     def _plan(self, network: Network, chosen: InstructionSet, stage: Stage, packed: Packed) -> Plan:
-        plan = plan_network(network, threads=self.options.cores, max_vectors=chosen.max_vectors, packed=packed)
+        plan = plan_network(network, threads=self.options.cores, machine=chosen, packed=packed)
         if missing := set(stage.outputs) - set(plan.outputs):
             raise UnsupportedModel(f"{stage.file}: the graph has no output {', '.join(sorted(missing))}.")
         return plan

@@ -12,7 +12,7 @@ from runtime.engines.native.compile import Library
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.graph import Ref
 from runtime.engines.native.kernels.library import KERNELS
-from runtime.engines.native.kernels.schedule import STEP_BYTES, TEAM_BYTES, THREADS
+from runtime.engines.native.kernels.schedule import STEP_BYTES, THREADS, team_bytes
 from runtime.engines.native.layout import Layout
 from runtime.engines.native.plan import SCRATCH, Buffer, Plan
 from runtime.errors import EngineError
@@ -34,7 +34,7 @@ class Team:
 
     def __init__(self, library: Library, threads: int) -> None:
         self.threads = threads
-        self._memory = aligned(TEAM_BYTES)
+        self._memory = aligned(team_bytes(threads))
         self._memory[THREADS : THREADS + 8].view(np.int64)[0] = threads
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)
         self._run = prototype(library.addresses["run"])  # a call through ctypes releases the GIL
@@ -86,7 +86,7 @@ class Program:
                 [self._resolve(step.fields[name]) for name in KERNELS[step.kernel].fields], dtype=np.int64
             )
             self._constants.append(arguments)
-            row[:3] = library.addresses[step.kernel], arguments.ctypes.data, step.items
+            row[:5] = library.addresses[step.kernel], arguments.ctypes.data, arguments.nbytes, step.items, 1
         self._constants.append(steps)
         self._header = np.array([len(plan.steps), steps.ctypes.data], np.int64)
         self.address = self._header.ctypes.data

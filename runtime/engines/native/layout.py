@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from runtime.engines.native.emitter import LANES, LINE
 from runtime.engines.native.operators import Space
 
-CHUNKS = (7, 8, 6, 9, 5)
+CHUNKS = (7, 8, 6, 5)
 """Vectors of a chunk, the favourite first: 7 cuts 56 x 56 and 28 x 28 pixels without a rest."""
-LARGEST_CHUNK = 13
+LARGEST_CHUNK = 8
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def plan_attend(planner: Planner, attend: Attend) -> None:
     space = attend.output.space
     planner.define(attend.output)
     (query, layout), (key, _), (value, _) = (planner.tensors[t] for t in (attend.query, attend.key, attend.value))
-    most = min(MOST_VECTORS, planner.max_vectors)
+    most = min(MOST_VECTORS, planner.machine.max_vectors)
     tiles = cut_tiles(layout.vectors, layout.vectors, most)
     scratch_bytes = space.lanes * most * LINE
     planner.plan.scratch_bytes = max(planner.plan.scratch_bytes, scratch_bytes)

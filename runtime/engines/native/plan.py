@@ -35,6 +35,8 @@ class Step:
     fields: dict[str, Any]
     macs: int = 0
     """Multiply-adds with kept weights."""
+    seconds: float = 0.0
+    """Estimated by the cost model; 0 where it has none."""
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """What planning an operator needs: where tensors lie, which norms are absorbed, the plan that grows."""
 
+import math
 from typing import Any
 
 from runtime.engines.native.fuse import consumers
 from runtime.engines.native.graph import Network
 from runtime.engines.native.layout import Layout, chunked, planes
+from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Attend, Convolve, MaxPool, Scale, Space, Tensor
 from runtime.engines.native.plan import Buffer, Plan, Step
 from runtime.engines.native.streams import Streams
@@ -12,15 +14,15 @@ from runtime.engines.native.streams import Streams
 ITEMS_PER_THREAD = 4
 """Items of a step for each thread: enough to even out what other processes take."""
 
-Packed = dict[tuple[str, bytes, int, int], Streams]
-"""Packed weights by layer, taps, channel step and block: the same at most shapes of one graph."""
+Packed = dict[tuple[str, bytes, int, int, int], Streams]
+"""Packed weights by layer, taps, channel step, block and parts: the same at most shapes of one graph."""
 
 
 class Planner:
     """A plan that grows, operator by operator."""
 
-    def __init__(self, network: Network, threads: int, max_vectors: int, packed: Packed) -> None:
-        self.operators, self.threads, self.max_vectors = network.operators, threads, max_vectors
+    def __init__(self, network: Network, threads: int, machine: InstructionSet, packed: Packed) -> None:
+        self.operators, self.threads, self.machine = network.operators, threads, machine
         self.packed = packed
         self.plan = Plan()
         self.tensors: dict[Tensor, tuple[Buffer, Layout]] = {}
@@ -67,12 +69,20 @@ class Planner:
         self.tensors[tensor] = (self.new_buffer(tensor.name, layout.nbytes, pinned=pinned), layout)
         return self.tensors[tensor]
 
-    def step(self, kernel: str, label: str, items: int, fields: dict[str, Any], macs: int = 0) -> None:
+    def step(
+        self, kernel: str, label: str, items: int, fields: dict[str, Any], macs: int = 0, seconds: float = 0.0
+    ) -> None:
         """Add a step, and keep its buffers alive until then."""
         for value in fields.values():
             if isinstance(value, Buffer):
                 value.last = len(self.plan.steps)
-        self.plan.steps.append(Step(kernel, label, items, fields, macs))
+        self.plan.steps.append(Step(kernel, label, items, fields, macs, seconds))
+
+    def parts(self, places: int, rows: int) -> int:
+        """Into how many parts to cut the rows of a layer so that every thread gets as much work at so many places."""
+        if places >= ITEMS_PER_THREAD * self.threads * 2:
+            return 1
+        return min(self.threads // math.gcd(places, self.threads), max(1, rows // 4))
 
     def groups(self, channels: int, places: int) -> dict[str, int]:
         """Split channels into groups so that there are enough items."""

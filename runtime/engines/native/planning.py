@@ -1,6 +1,6 @@
 """Plans a network: which kernel computes what, from where to where, in which layout. Generates no code, runs nothing.
 
-plan = plan_network(fuse(understand(...)), threads=2, max_vectors=8)
+plan = plan_network(fuse(understand(...)), threads=2, machine=machine)
 print(plan)
 """
 
@@ -10,6 +10,7 @@ from typing import Any
 from runtime.engines.native import passes
 from runtime.engines.native.convolutions import plan_convolve
 from runtime.engines.native.graph import Network
+from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import (
     Attend,
     Average,
@@ -31,12 +32,12 @@ PLANNERS: dict[type[Operator], Callable[[Planner, Any], None]] = {
 }  # fmt: skip
 
 
-def plan_network(network: Network, *, threads: int, max_vectors: int, packed: Packed | None = None) -> Plan:
-    """Plan a fused network for `threads` threads and registers for `max_vectors` accumulators.
+def plan_network(network: Network, *, threads: int, machine: InstructionSet, packed: Packed | None = None) -> Plan:
+    """Plan a fused network for `threads` threads of a machine.
 
     Plans of the same graph at other shapes may pass the same `packed`, and then share packed weights.
     """
-    planner = Planner(network, threads, max_vectors, {} if packed is None else packed)
+    planner = Planner(network, threads, machine, {} if packed is None else packed)
     for operator in network.operators:
         if operator.output not in planner.absorbed:
             PLANNERS[type(operator)](planner, operator)

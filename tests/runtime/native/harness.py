@@ -12,6 +12,7 @@ from runtime.engines.native.compile import library
 from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import constants_of, understand
+from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.plan import Plan
 from runtime.engines.native.planning import plan_network
 from runtime.graph import OPSET
@@ -33,10 +34,12 @@ def graph_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
 
 
-def plan_of(model: onnx.ModelProto, inputs: dict[str, tuple[int, ...]], *, threads: int, max_vectors: int) -> Plan:
+def plan_of(
+    model: onnx.ModelProto, inputs: dict[str, tuple[int, ...]], *, threads: int, machine: InstructionSet
+) -> Plan:
     """Plan a graph without generating code."""
     network = fuse(understand(model, constants_of(model), inputs, "graph"))
-    return plan_network(network, threads=threads, max_vectors=max_vectors)
+    return plan_network(network, threads=threads, machine=machine)
 
 
 def run_native(
@@ -45,7 +48,7 @@ def run_native(
     """Its only output, computed by the native engine."""
     kernels = library(instruction_set)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    plan = plan_of(model, shapes, threads=threads, max_vectors=kernels.instruction_set.max_vectors)
+    plan = plan_of(model, shapes, threads=threads, machine=kernels.instruction_set)
     executor = Executor(kernels, {"graph": plan}, threads)
     try:
         (output,) = executor.run("graph", dict(tensors)).values()

@@ -6,6 +6,7 @@ import pytest
 
 from runtime.engines.native import compile as compiler
 from runtime.engines.native.compile import load_library
+from runtime.engines.native.machine import InstructionSet
 from runtime.errors import EngineError
 
 
@@ -13,7 +14,7 @@ def _count_compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     genuine = compiler._compile
 
-    def counted(source: str, target: compiler.InstructionSet) -> bytes:
+    def counted(source: str, target: InstructionSet) -> bytes:
         names.append(target.name)
         return genuine(source, target)
 

@@ -1,5 +1,7 @@
 """Planning, without generating code: fusion, memory, tiles, packing, and what is refused."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,11 +12,14 @@ from runtime.artifact import Artifact
 from runtime.engines.native.convolutions import cut_tiles
 from runtime.engines.native.graph import constants_of, require_known, understand
 from runtime.engines.native.layout import chunk_of
+from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.plan import Buffer, assign
-from runtime.engines.native.streams import balance_rows, pack_streams
+from runtime.engines.native.streams import pack_streams
 from runtime.errors import UnsupportedModel
 from runtime.graph import load_graph
 from tests.runtime.native.harness import graph_of, plan_of
+
+MACHINE = InstructionSet("planned only", "", "", 32)
 
 
 def test_norms_sums_and_activations_leave_no_pass_of_their_own(live_artifacts: dict[str, Artifact]) -> None:
@@ -22,7 +27,7 @@ def test_norms_sums_and_activations_leave_no_pass_of_their_own(live_artifacts: d
         artifact = live_artifacts[name]
         trunk = load_graph(artifact.path("trunk.onnx"))
         shape = (1, *artifact.manifest.inputs[0].shape[1:])
-        plan = plan_of(trunk, {"image": tuple(map(int, shape))}, threads=2, max_vectors=8)
+        plan = plan_of(trunk, {"image": tuple(map(int, shape))}, threads=2, machine=MACHINE)
         assert "map" not in {step.kernel for step in plan.steps}
         assert str(plan).count("\n") == len(plan.steps) + 1
 
@@ -57,19 +62,22 @@ def test_streams_hold_every_kept_weight_once(outputs: int, inputs: int, density:
     weight = generator.standard_normal((outputs, inputs, 3, 1)).astype(np.float32)
     weight *= generator.random(weight.shape) < density
     taps, step = np.array([0, 32, 96], np.int64), 128
-    streams = pack_streams(weight, taps, step, block_channels=block)
+    streams = pack_streams(weight, taps, step, block_channels=block, parts=parts)
     dense = np.zeros_like(weight)
+    assert streams.parts[0] == 0
+    assert streams.parts[-1] == outputs
+    assert len(streams.parts) == parts + 1
     for number, base in enumerate(streams.block_bases):
-        for row in range(outputs):
-            for entry in range(*streams.rows[number, row : row + 2]):
-                channel, tap = divmod(int(base) + int(streams.offsets[entry]) * 32, step)
-                dense[row, channel, taps.tolist().index(tap), 0] = streams.values[entry]
+        for part, (first, stop) in enumerate(pairwise(streams.parts.tolist())):
+            entry = streams.starts[number, part]
+            rows = streams.rows[number, first:stop]
+            assert (np.diff(rows[:, 1].astype(int)) >= 0).all()
+            for row, count in rows:
+                for place in range(entry, entry + count):
+                    channel, tap = divmod(int(base) + int(streams.offsets[place]) * 32, step)
+                    dense[row, channel, taps.tolist().index(tap), 0] = streams.values[place]
+                entry += count
     np.testing.assert_array_equal(dense, weight)
-    cuts = balance_rows(streams, parts)
-    assert cuts[0] == 0
-    assert cuts[-1] == outputs
-    assert (np.diff(cuts) > 0).all()
-    assert len(cuts) <= parts + 1
 
 
 def test_a_packed_weight_takes_at_most_six_bytes_and_five_percent() -> None:

@@ -29,8 +29,8 @@ def _emit(c: Context) -> None:
     query, key, value = a.q + start + vector * LINE, a.k + start, a.v + start
     out = a.at("y", image, vector) + head * a.width * a.y_channel
     scratch = a.scratch + c.thread * a.scratch_thread
-    limit = min(MOST_VECTORS, c.max_vectors)
-    rows = ROWS if c.max_vectors >= 8 else 1
+    limit = min(MOST_VECTORS, c.machine.max_vectors)
+    rows = ROWS if c.machine.max_vectors >= 8 else 1
     for vectors in k.cases(size, range(1, limit + 1)):
         stride = k.integer(vectors * LINE)
         _product(k, rows, vectors, a.tokens, a.width, key, k.integer(4), a.channel, query, a.channel, scratch, stride)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.engines.native.emitter import Emitter, Int
+from runtime.engines.native.machine import InstructionSet
 
 
 class Fields:
@@ -35,8 +36,7 @@ class Context:
     a: Fields
     item: Int
     thread: Int
-    max_vectors: int
-    """Most vectors of 16 lanes that fit into the registers of the machine as accumulators."""
+    machine: InstructionSet
 
 
 @dataclass(frozen=True)

@@ -6,30 +6,32 @@ from llvmlite import ir
 
 from runtime.engines.native.emitter import I64, Emitter, Int
 from runtime.engines.native.kernels.attention import ATTENTION
+from runtime.engines.native.kernels.dense import DENSE
 from runtime.engines.native.kernels.kernel import Context, Fields, Kernel
 from runtime.engines.native.kernels.pack import MAX_POOL, PACK_GATHER, PACK_RUNS
 from runtime.engines.native.kernels.rows import AVERAGE, EMBED, LAYER_NORM, MAP
 from runtime.engines.native.kernels.schedule import emit_schedule
 from runtime.engines.native.kernels.stream import STREAM
+from runtime.engines.native.machine import InstructionSet
 
 KERNELS = {
     kernel.name: kernel
-    for kernel in (STREAM, PACK_RUNS, PACK_GATHER, MAX_POOL, MAP, LAYER_NORM, AVERAGE, EMBED, ATTENTION)
+    for kernel in (STREAM, DENSE, PACK_RUNS, PACK_GATHER, MAX_POOL, MAP, LAYER_NORM, AVERAGE, EMBED, ATTENTION)
 }
 
 
-def build_module(max_vectors: int) -> str:
-    """LLVM IR of the library for a machine that can hold `max_vectors` accumulators of 16 lanes in registers."""
+def build_module(machine: InstructionSet) -> str:
+    """LLVM IR of the library for a machine; only its number of registers matters here."""
     module = ir.Module(name="neurotrails")
     emit_schedule(module)
     for kernel in KERNELS.values():
-        _emit_kernel(module, kernel, max_vectors)
+        _emit_kernel(module, kernel, machine)
     return str(module)
 
 
-def _emit_kernel(module: Any, kernel: Kernel, max_vectors: int) -> None:
+def _emit_kernel(module: Any, kernel: Kernel, machine: InstructionSet) -> None:
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64, I64]), kernel.name)
     k = Emitter(function)
     arguments, item, thread = (Int(k, argument) for argument in function.args)
-    kernel.emit(Context(k, Fields(k, arguments, kernel.fields), item, thread, max_vectors))
+    kernel.emit(Context(k, Fields(k, arguments, kernel.fields), item, thread, machine))
     k.builder.ret_void()

@@ -1,7 +1,11 @@
-"""What walks a program: threads take items of a step by an atomic counter and meet at a barrier before the next.
+"""What walks a program: threads take items of a step and meet at a barrier before the next.
 
-A program is int64 (number of steps, address of the steps); a step is STEP_BYTES: (kernel, arguments, items, counter). A
-team is TEAM_BYTES, one cache line per kind of word. Waiting spins briefly and then sleeps in the kernel (futex), so
+A program is int64 (number of steps, address of the steps). A step is STEP_BYTES: (kernel, arguments, bytes of the
+arguments, items, variants); item i is item i % items of variant i // items, and each variant has its own arguments.
+Every thread first takes the items of its own share, always the same neighbouring ones, so that what it has written in
+one step is in its cache in the next; then it helps the others.
+
+A team is `team_bytes`, one cache line per kind of word. Waiting spins briefly and then sleeps in the kernel (futex), so
 idle threads burn no core and more threads than cores still make progress.
 """
 
@@ -10,10 +14,12 @@ from typing import Any
 
 from llvmlite import ir
 
-from runtime.engines.native.emitter import I32, I64, Emitter, Int
+from runtime.engines.native.emitter import I32, I64, LINE, Emitter, Int
 
 STEP_BYTES = 64
-TEAM_BYTES = 256
+KERNEL = ir.FunctionType(ir.VoidType(), [I64] * 3)
+COUNTERS = 256
+"""Offset in a team of the items taken from the share of each thread in the current step, one cache line each."""
 GENERATION, ARRIVED, SLEEPERS, JOB, JOB_SLEEPERS = 0, 64, 68, 128, 132
 """Offsets of 32-bit words in a team."""
 JOINED, THREADS, PROGRAM = 136, 192, 200
@@ -24,6 +30,11 @@ FUTEX = {"x86_64": 202, "aarch64": 98}
 """Number of the system call."""
 WAIT, WAKE = 128, 129
 """Operations of the system call, for threads of one process."""
+
+
+def team_bytes(threads: int) -> int:
+    """Size of a team."""
+    return COUNTERS + LINE * threads
 
 
 def emit_schedule(module: Any) -> None:
@@ -116,14 +127,16 @@ def _emit_signal(module: Any) -> None:
 
 
 def _emit_barrier(module: Any) -> None:
-    """barrier(team, counter): wait for all threads; the last to come resets the counter of the step."""
-    k, (team, counter) = _function(module, "barrier", 2)
+    """barrier(team): wait for all threads; the last to come resets the counters."""
+    k, (team,) = _function(module, "barrier", 1)
+    threads = k.load_int(team + THREADS)
     generation = _read(k, team + GENERATION)
     arrived = _add(k, team + ARRIVED, 1)
-    with k.builder.if_else(arrived.compare("==", k.load_int(team + THREADS) - 1)) as (last, early):
+    with k.builder.if_else(arrived.compare("==", threads - 1)) as (last, early):
         with last:
             _write(k, team + ARRIVED, 0)
-            _write(k, counter, 0, 64)
+            with k.loop(0, threads) as thread:
+                _write(k, team + COUNTERS + thread * LINE, 0, 64)
             _call(k, "signal", team + GENERATION, team + SLEEPERS)
         with early:
             _call(k, "wait", team + GENERATION, generation, team + SLEEPERS)
@@ -133,24 +146,32 @@ def _emit_barrier(module: Any) -> None:
 def _emit_walk(module: Any) -> None:
     """walk(team, program, thread): the share of one thread in a program."""
     k, (team, program, thread) = _function(module, "walk", 3)
-    kernel_type = ir.FunctionType(ir.VoidType(), [I64] * 3)
-    steps = k.load_int(program + 8)
+    steps, threads = k.load_int(program + 8), k.load_int(team + THREADS)
     with k.loop(0, k.load_int(program)) as number:
         step = steps + number * STEP_BYTES
-        kernel = k.load_int(step)
-        arguments, items, counter = k.load_int(step + 8), k.load_int(step + 16), step + 24
-        take, compute, done = (k.function.append_basic_block(name) for name in ("take", "compute", "done"))
-        k.builder.branch(take)
-        k.builder.position_at_end(take)
-        item = _add(k, counter, 1, 64)
-        k.builder.cbranch(item.compare("<", items), compute, done)
-        k.builder.position_at_end(compute)
-        function = k.builder.inttoptr(kernel.value, kernel_type.as_pointer())
-        k.builder.call(function, [argument.value for argument in (arguments, item, thread)])
-        k.builder.branch(take)
-        k.builder.position_at_end(done)
-        _call(k, "barrier", team, counter)
+        items = k.load_int(step + 24) * k.load_int(step + 32)
+        with k.loop(thread, thread + threads) as turn:
+            share = turn % threads
+            start, stop = items * share // threads, items * (share + 1) // threads
+            take, compute, done = (k.function.append_basic_block(name) for name in ("take", "compute", "done"))
+            k.builder.branch(take)
+            k.builder.position_at_end(take)
+            item = start + _add(k, team + COUNTERS + share * LINE, 1, 64)
+            k.builder.cbranch(item.compare("<", stop), compute, done)
+            k.builder.position_at_end(compute)
+            _compute(k, step, item, thread)
+            k.builder.branch(take)
+            k.builder.position_at_end(done)
+        _call(k, "barrier", team)
     k.builder.ret_void()
+
+
+def _compute(k: Emitter, step: Int, item: Int, thread: Int) -> None:
+    """Call the kernel of a step for one item of all variants."""
+    items = k.load_int(step + 24)
+    arguments = k.load_int(step + 8) + item // items * k.load_int(step + 16)
+    function = k.builder.inttoptr(k.load_int(step).value, KERNEL.as_pointer())
+    k.builder.call(function, [argument.value for argument in (arguments, item % items, thread)])
 
 
 def _emit_run(module: Any) -> None:

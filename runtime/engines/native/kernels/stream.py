@@ -2,24 +2,22 @@
 
 One item is a tile (some neighbouring vectors of lanes of one image) of a part of the output channels. Per row of W
 and block of its input channels there is a stream of pairs (16-bit offset in units of 32 bytes, float32 value); per
-pair, one broadcast and as many multiply-adds with a memory operand as the tile has vectors. Partial sums between blocks
-stay in y.
+pair, one broadcast and as many multiply-adds with a memory operand as the tile has vectors.
 """
 
-from runtime.engines.native.emitter import LINE, Cell, Int
-from runtime.engines.native.kernels.functions import RELU, activate
+from runtime.engines.native.emitter import LINE, Count, Int
 from runtime.engines.native.kernels.kernel import Context, Kernel, located
+from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, begin, finish
 
 OFFSET_UNIT = 32
 """Bytes per unit of a stream's offset."""
 FIELDS = (
-    *located("x"), *located("y"), *located("r"),
-    "bias", "activation", "values", "offsets", "rows", "row_count", "channels", "blocks", "block_bases",
-    "parts", "part_count", "tiles", "tile_count",
+    *located("x"), *OUTPUT_FIELDS, "values", "offsets", "rows", "row_count", "block_bases",
+    "parts", "part_count", "starts", "tiles", "tile_count",
 )  # fmt: skip
-"""`r` is 0 without a residual. `rows`: int32 [blocks, row_count + 1], where the stream of each row begins. `channels`:
-int32 [row_count], the output channel of each row. `block_bases`: int64 [blocks], added to x. `parts`: int32, first row
-of each part and the end. `tiles`: int32 pairs (first vector, number of vectors)."""
+"""`rows`: uint16 [blocks, row_count, 2], output channel and number of weights of each row. `block_bases`: int64
+[blocks], added to x. `parts`: int32, first row of each part and the end. `starts`: int32 [blocks, part_count], first
+entry. `tiles`: int32 pairs (first vector, number of vectors)."""
 
 
 def _emit(c: Context) -> None:
@@ -29,43 +27,28 @@ def _emit(c: Context) -> None:
     vector, size = k.load_int(a.tiles + tile * 8, 32), k.load_int(a.tiles + tile * 8 + 4, 32)
     x, y, r = (a.at(tensor, image, vector) for tensor in ("x", "y", "r"))
     first, stop = k.load_int(a.parts + part * 4, 32), k.load_int(a.parts + part * 4 + 4, 32)
-    for vectors in k.cases(size, range(1, c.max_vectors + 1)):
+    for vectors in k.cases(size, range(1, c.machine.max_vectors + 1)):
         with k.loop(0, a.blocks) as block:
-            rows = a.rows + block * (a.row_count + 1) * 4
             here = x + k.load_int(a.block_bases + block * 8)
+            entry = Count(k, k.load_int(a.starts + (block * a.part_count + part) * 4, 32))
+            rows = a.rows + block * a.row_count * 4
             with k.loop(first, stop) as row:
-                _row(c, vectors, block, rows + row * 4, here, y, r, k.load_int(a.channels + row * 4, 32))
+                _row(c, vectors, block, rows + row * 4, entry, here, y, r)
 
 
-def _row(c: Context, vectors: int, block: Int, row: Int, x: Int, y: Int, r: Int, channel: Int) -> None:
+def _row(c: Context, vectors: int, block: Int, row: Int, entry: Count, x: Int, y: Int, r: Int) -> None:
     k, a = c.k, c.a
+    channel, start = k.load_int(row, 16, signed=False), entry.get()
+    stop = start + k.load_int(row + 2, 16, signed=False)
     out = y + channel * a.y_channel
-    sums = [Cell(k, k.vector(0.0)) for _ in range(vectors)]
-    with k.builder.if_else(block.compare("==", 0)) as (begins, continues):
-        with begins:
-            bias = k.broadcast(a.bias + channel * 4)
-            for total in sums:
-                total.set(bias)
-        with continues:
-            for index, total in enumerate(sums):
-                total.set(k.load(out + index * LINE))
-    with k.loop(k.load_int(row, 32), k.load_int(row + 4, 32)) as entry:
-        source = x + k.load_int(a.offsets + entry * 2, 16, signed=False) * OFFSET_UNIT
-        weight = k.broadcast(a.values + entry * 4)
+    sums = begin(c, vectors, block, out, channel)
+    with k.loop(start, stop) as place:
+        source = x + k.load_int(a.offsets + place * 2, 16, signed=False) * OFFSET_UNIT
+        weight = k.broadcast(a.values + place * 4)
         for index, total in enumerate(sums):
             total.set(k.load(source + index * LINE, align=4).times_plus(weight, total.get()))
-    last = block.compare("==", a.blocks - 1)
-    with k.when(k.builder.and_(last, a.r.compare("!=", 0))):
-        residual = r + channel * a.r_channel
-        for index, total in enumerate(sums):
-            total.set(total.get() + k.load(residual + index * LINE))
-    with k.when(k.builder.and_(last, a.activation.compare("==", RELU))):
-        for total in sums:
-            total.set(total.get().max(k.vector(0.0)))
-    for index, total in enumerate(sums):
-        k.store(out + index * LINE, total.get())
-    with k.when(k.builder.and_(last, a.activation.compare(">", RELU))):
-        activate(k, out, vectors, a.activation)
+    entry.set(stop)
+    finish(c, sums, block, out, r + channel * a.r_channel)
 
 
 STREAM = Kernel("stream", FIELDS, _emit)

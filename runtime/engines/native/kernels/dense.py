@@ -1,0 +1,56 @@
+"""The dense kernel: y = activation(W x + bias + residual) for layers that keep most of their weights.
+
+As the sparse kernel, but each vector of lanes is loaded once for several output channels, whose sums all stay in
+registers: the multiply-adds, and no longer the loads, set the speed.
+"""
+
+from runtime.engines.native.emitter import LINE, Int
+from runtime.engines.native.kernels.kernel import Context, Kernel, located
+from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, begin, finish
+
+FIELDS = (
+    *located("x"), *OUTPUT_FIELDS, "weight", "inputs", "block_inputs", "taps", "tap_count",
+    "parts", "part_count", "tiles", "tile_count",
+)  # fmt: skip
+"""`weight`: float32 [outputs, inputs, tap_count]. `block_inputs`: input channels of a block. `taps`: int64 [tap_count],
+byte offsets. `parts` and `tiles` as in the sparse kernel."""
+
+
+def _emit(c: Context) -> None:
+    k, a = c.k, c.a
+    part, place = c.item % a.part_count, c.item // a.part_count
+    tile, image = place % a.tile_count, place // a.tile_count
+    vector, size = k.load_int(a.tiles + tile * 8, 32), k.load_int(a.tiles + tile * 8 + 4, 32)
+    x, y, r = (a.at(tensor, image, vector) for tensor in ("x", "y", "r"))
+    first, stop = k.load_int(a.parts + part * 4, 32), k.load_int(a.parts + part * 4 + 4, 32)
+    for vectors in k.cases(size, range(1, c.machine.max_vectors + 1)):
+        rows = c.machine.panel_rows(vectors)
+        whole = first + (stop - first) // rows * rows
+        with k.loop(0, a.blocks) as block:
+            with k.loop(first, whole, rows) as row:
+                _panel(c, vectors, rows, block, row, x, y, r)
+            if rows > 1:
+                with k.loop(whole, stop) as row:
+                    _panel(c, vectors, 1, block, row, x, y, r)
+
+
+def _panel(c: Context, vectors: int, rows: int, block: Int, row: Int, x: Int, y: Int, r: Int) -> None:
+    """One block of input channels of some neighbouring output channels."""
+    k, a = c.k, c.a
+    outs = [y + (row + index) * a.y_channel for index in range(rows)]
+    sums = [begin(c, vectors, block, out, row + index) for index, out in enumerate(outs)]
+    row_bytes = a.inputs * a.tap_count * 4
+    start = block * a.block_inputs
+    with k.loop(start, (start + a.block_inputs).at_most(a.inputs)) as channel, k.loop(0, a.tap_count) as tap:
+        source = x + channel * a.x_channel + k.load_int(a.taps + tap * 8)
+        weight = a.weight + row * row_bytes + (channel * a.tap_count + tap) * 4
+        lanes = [k.load(source + index * LINE, align=4) for index in range(vectors)]
+        for index, totals in enumerate(sums):
+            factor = k.broadcast(weight + row_bytes * index)
+            for values, total in zip(lanes, totals, strict=True):
+                total.set(values.times_plus(factor, total.get()))
+    for index, (out, totals) in enumerate(zip(outs, sums, strict=True)):
+        finish(c, totals, block, out, r + (row + index) * a.r_channel)
+
+
+DENSE = Kernel("dense", FIELDS, _emit)
