@@ -5,73 +5,26 @@ architecture, which are heads without a common trunk; one of them alone is the s
 """
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from environment import REPOSITORY
-from export.artifact import ArtifactDescription, write_artifact
-from live_weights import live_network, random_images, random_tokens
-from rounds import Kind
+from live_networks import LIVE, SEED, SETTLE_ROWS, LiveRecipe, model_inputs, write_live
+from rounds import KINDS, Kind
 from runtime.artifact import MANIFEST, Artifact
 from runtime.errors import NeurotrailsError
-from runtime.manifest import (
-    Calibration,
-    EarlyExit,
-    ExitPoint,
-    ImagePreprocessing,
-    Manifest,
-    Provenance,
-    TextPreprocessing,
-)
-from training.config import (
-    EnsembleConfig,
-    NetworkConfig,
-    ResNet50Config,
-    TextEncoderConfig,
-    TrainConfig,
-    WideResNetConfig,
-    load_config,
-)
+from runtime.manifest import ImagePreprocessing, Manifest, TextPreprocessing
+from training.config import EnsembleConfig, TrainConfig, load_config
 from training.models.build import build_network
 from training.models.multihead import Head, MultiHeadNetwork
 from training.sparsity.masks import maskable_weights
 
-SEED = 0
-SETTLE_ROWS = 8
-"""Rows that settle the norms of live random weights."""
 TYPICAL_TOKENS = 128
 
 Weights = Literal["trained", "live random"]
-
-
-@dataclass(frozen=True)
-class LiveRecipe:
-    """An architecture to measure with live random weights, for square RGB images."""
-
-    network: NetworkConfig
-    ensemble: EnsembleConfig
-    density: float
-    classes: int
-    side: int
-
-
-LIVE = {
-    "resnet50": LiveRecipe(
-        ResNet50Config(kind="resnet50"), EnsembleConfig(heads=3, blocks_in_head=10), density=0.1, classes=1000, side=224
-    ),
-    "wrn-28-10": LiveRecipe(
-        WideResNetConfig(kind="wide_resnet"), EnsembleConfig(heads=3, blocks_in_head=8), density=0.1, classes=100,
-        side=32,
-    ),
-    "tiny": LiveRecipe(
-        WideResNetConfig(kind="wide_resnet", depth=10, width=1), EnsembleConfig(heads=3, blocks_in_head=2),
-        density=0.3, classes=10, side=8,
-    ),
-}  # fmt: skip
-"""Name -> architecture. `tiny` only shows that the benchmark works."""
 
 
 class BenchmarkError(NeurotrailsError):
@@ -114,23 +67,25 @@ def prepare(name: str, models: Path, workspace: Path, *, threads: int) -> Conten
     return _live(name, LIVE[name], workspace)
 
 
+def shipped_tokens(manifest: Manifest) -> int | None:
+    """Token length at which a shipped artifact is measured: its first that holds a typical text; None for images."""
+    if not isinstance(manifest.preprocessing, TextPreprocessing):
+        return None
+    lengths = manifest.preprocessing.lengths
+    return next((length for length in lengths if length >= TYPICAL_TOKENS), lengths[-1])
+
+
 def _live(name: str, recipe: LiveRecipe, workspace: Path) -> Contender:
-    preprocessing = ImagePreprocessing(
-        mode="RGB", height=recipe.side, width=recipe.side, resize_shorter=recipe.side, mean=(0.5,) * 3, std=(0.25,) * 3
-    )
-    inputs = random_images(SETTLE_ROWS, (3, recipe.side, recipe.side), seed=SEED + 1)
-    labels = tuple(str(index) for index in range(recipe.classes))
-    network, masks = live_network(
-        recipe.network, recipe.ensemble, density=recipe.density, classes=recipe.classes, inputs=inputs, seed=SEED
-    )
-    folder = workspace / f"{name}-sparse"
-    sparse = write_artifact(folder, network, masks, _describe(f"{name}-sparse", labels, preprocessing, recipe.ensemble))
-    dense_folder, dense = _dense(
-        name, recipe.network, _full_ensemble(network), labels, preprocessing, None, inputs, workspace
-    )
+    twin = build_network(recipe.network, recipe.ensemble, classes=recipe.classes, channels=3, seed=SEED)
+    dense = replace(recipe, ensemble=_full_ensemble(twin), density=1.0)
+    folders: dict[Kind, Path] = {kind: workspace / f"{name}-{kind}" for kind in KINDS}
+    manifests: dict[Kind, Manifest] = {
+        "sparse": recipe.write(folders["sparse"]),
+        "dense": dense.write(folders["dense"]),
+    }
     return Contender(
-        name, recipe.ensemble.heads, None, {"sparse": folder, "dense": dense_folder},
-        {"sparse": sparse, "dense": dense}, {"sparse": "live random", "dense": "live random"},
+        name, recipe.ensemble.heads, recipe.tokens, folders, manifests,
+        {"sparse": "live random", "dense": "live random"},
     )  # fmt: skip
 
 
@@ -139,18 +94,12 @@ def _shipped(folder: Path, workspace: Path) -> Contender:
     manifest = artifact.manifest
     config = recipe_of(manifest)
     preprocessing = manifest.preprocessing
-    tokens, tokenizer = None, None
-    if isinstance(preprocessing, TextPreprocessing):
-        assert isinstance(config.network, TextEncoderConfig)
-        lengths = preprocessing.lengths
-        tokens = next((length for length in lengths if length >= TYPICAL_TOKENS), lengths[-1])
-        tokenizer = artifact.path(preprocessing.tokenizer).read_text(encoding="utf-8")
-        inputs: tuple[torch.Tensor, ...] = random_tokens(SETTLE_ROWS, tokens, config.network.vocabulary, seed=SEED + 1)
-    elif isinstance(preprocessing, ImagePreprocessing):
-        shape = (len(preprocessing.mean), preprocessing.height, preprocessing.width)
-        inputs = random_images(SETTLE_ROWS, shape, seed=SEED + 1)
-    else:
+    if not isinstance(preprocessing, TextPreprocessing | ImagePreprocessing):
         raise BenchmarkError(f"{folder} takes tensors, which this benchmark does not make. Choose other --networks.")
+    tokens, tokenizer = shipped_tokens(manifest), None
+    if isinstance(preprocessing, TextPreprocessing):
+        tokenizer = artifact.path(preprocessing.tokenizer).read_text(encoding="utf-8")
+    inputs = model_inputs(config.network, preprocessing, SETTLE_ROWS, tokens=tokens, seed=SEED + 1)
     channels = inputs[0].shape[1]
     twin = build_network(config.network, config.ensemble, classes=len(manifest.labels), channels=channels, seed=SEED)
     covered = maskable_weights(twin, embeddings=config.sparsity.embeddings)
@@ -161,16 +110,11 @@ def _shipped(folder: Path, workspace: Path) -> Contender:
             f"{folder} was not made from the recipe that its manifest names ({manifest.provenance.command}): the "
             "layers differ, so its dense counterpart is unknown. Bring back the recipe, or choose other --networks."
         )
-    dense_folder, dense = _dense(
-        manifest.name,
-        config.network,
-        _full_ensemble(twin),
-        manifest.labels,
-        preprocessing,
-        tokenizer,
-        inputs,
-        workspace,
-    )
+    dense_folder = workspace / f"{manifest.name}-dense"
+    dense = write_live(
+        dense_folder, config.network, _full_ensemble(twin), density=1.0, inputs=inputs, labels=manifest.labels,
+        preprocessing=preprocessing, tokenizer=tokenizer,
+    )  # fmt: skip
     return Contender(
         manifest.name, len(manifest.heads), tokens, {"sparse": folder, "dense": dense_folder},
         {"sparse": manifest, "dense": dense}, {"sparse": "trained", "dense": "live random"},
@@ -195,47 +139,6 @@ def _full_ensemble(network: MultiHeadNetwork) -> EnsembleConfig:
     assert isinstance(head, Head)
     blocks = len(head.blocks) + (len(network.trunk.blocks) if network.trunk is not None else 0)
     return EnsembleConfig(heads=len(network.heads), blocks_in_head=blocks)
-
-
-def _dense(
-    name: str,
-    config: NetworkConfig,
-    ensemble: EnsembleConfig,
-    labels: tuple[str, ...],
-    preprocessing: ImagePreprocessing | TextPreprocessing,
-    tokenizer: str | None,
-    inputs: tuple[torch.Tensor, ...],
-    workspace: Path,
-) -> tuple[Path, Manifest]:
-    """Write the dense full ensemble with live random weights."""
-    network, masks = live_network(config, ensemble, density=1.0, classes=len(labels), inputs=inputs, seed=SEED)
-    folder = workspace / f"{name}-dense"
-    description = _describe(f"{name}-dense", labels, preprocessing, ensemble, tokenizer)
-    return folder, write_artifact(folder, network, masks, description)
-
-
-def _describe(
-    name: str,
-    labels: tuple[str, ...],
-    preprocessing: ImagePreprocessing | TextPreprocessing,
-    ensemble: EnsembleConfig,
-    tokenizer: str | None = None,
-) -> ArtifactDescription:
-    """Describe a network that was never trained: no temperatures, no metrics, no exit table."""
-    end = ExitPoint(min_confidence=1.0, accuracy=0.0, mean_heads=ensemble.heads)
-    return ArtifactDescription(
-        name=name,
-        description="Live random weights: measures speed, predicts nothing.",
-        labels=labels,
-        preprocessing=preprocessing,
-        tokenizer=tokenizer,
-        calibration=Calibration(temperatures=(1.0,) * ensemble.heads, split="none", rows=0),
-        early_exit=EarlyExit(split="none", rows=0, points=(end,)),
-        provenance=Provenance(
-            config_sha256="", code_version="", command="python benchmarks/cpu_latency.py", seed=SEED,
-            data_source="none: live random weights", steps=0, packages={},
-        ),
-    )  # fmt: skip
 
 
 def macs(manifest: Manifest, heads: int, tokens: int | None) -> tuple[int, int]:

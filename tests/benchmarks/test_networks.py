@@ -73,10 +73,11 @@ def text_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("text"), "newsgroups.yaml", SMALL_TEXT)
 
 
-def test_live_network_and_its_dense_ensemble(tmp_path: Path) -> None:
-    found = prepare("tiny", tmp_path, tmp_path, threads=1)
+@pytest.mark.parametrize(("name", "tokens"), [("tiny", None), ("tiny-encoder", 16)])
+def test_live_network_and_its_dense_ensemble(tmp_path: Path, name: str, tokens: int | None) -> None:
+    found = prepare(name, tmp_path, tmp_path, threads=1)
     sparse, dense = (Artifact.open(found.folders[kind]).manifest for kind in ("sparse", "dense"))
-    assert (found.heads, found.tokens) == (3, None)
+    assert (found.heads, found.tokens) == (3, tokens)
     assert sparse.trunk is not None
     assert dense.trunk is None
     assert len(dense.heads) == 3
