@@ -14,7 +14,7 @@ from runtime.engines.native.kernels.pack import MODES
 from runtime.engines.native.layout import Layout, chunk_of, slab, vectors_of
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Convolve, Scale
-from runtime.engines.native.plan import Buffer
+from runtime.engines.native.plan import SCRATCH, Buffer
 from runtime.engines.native.planner import Planner
 from runtime.engines.native.streams import pack_streams
 from runtime.engines.native.taps import gather_table, tap_copies
@@ -58,6 +58,8 @@ def plan_convolve(planner: Planner, convolve: Convolve) -> None:
         "bias": convolve.bias,
         "activation": ACTIVATIONS.index(convolve.activation),
         "part_count": parts,
+        "scratch": SCRATCH,
+        "scratch_thread": planner.scratch(len(weight) * choice.tile * LINE),
         "tiles": tiles,
         "tile_count": len(tiles),
     }

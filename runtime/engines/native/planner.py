@@ -84,6 +84,11 @@ class Planner:
             return 1
         return min(self.threads // math.gcd(places, self.threads), max(1, rows // 4))
 
+    def scratch(self, nbytes: int) -> int:
+        """Ask for private memory of each thread; return its size."""
+        self.plan.scratch_bytes = max(self.plan.scratch_bytes, nbytes)
+        return nbytes
+
     def groups(self, channels: int, places: int) -> dict[str, int]:
         """Split channels into groups so that there are enough items."""
         groups = min(channels, max(1, -(-ITEMS_PER_THREAD * self.threads // places)))

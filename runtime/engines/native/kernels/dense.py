@@ -6,7 +6,7 @@ registers: the multiply-adds, and no longer the loads, set the speed.
 
 from runtime.engines.native.emitter import LINE, Int
 from runtime.engines.native.kernels.kernel import Context, Kernel, located
-from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, begin, finish
+from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, Tile
 
 FIELDS = (
     *located("x"), *OUTPUT_FIELDS, "weight", "inputs", "block_inputs", "taps", "tap_count",
@@ -27,30 +27,30 @@ def _emit(c: Context) -> None:
         rows = c.machine.panel_rows(vectors)
         whole = first + (stop - first) // rows * rows
         with k.loop(0, a.blocks) as block:
+            out = Tile(c, vectors, block, y, r)
             with k.loop(first, whole, rows) as row:
-                _panel(c, vectors, rows, block, row, x, y, r)
+                _panel(c, out, row, rows, x)
             if rows > 1:
                 with k.loop(whole, stop) as row:
-                    _panel(c, vectors, 1, block, row, x, y, r)
+                    _panel(c, out, row, 1, x)
 
 
-def _panel(c: Context, vectors: int, rows: int, block: Int, row: Int, x: Int, y: Int, r: Int) -> None:
+def _panel(c: Context, out: Tile, row: Int, rows: int, x: Int) -> None:
     """One block of input channels of some neighbouring output channels."""
     k, a = c.k, c.a
-    outs = [y + (row + index) * a.y_channel for index in range(rows)]
-    sums = [begin(c, vectors, block, out, row + index) for index, out in enumerate(outs)]
+    sums = [out.begin(row + index) for index in range(rows)]
     row_bytes = a.inputs * a.tap_count * 4
-    start = block * a.block_inputs
+    start = out.block * a.block_inputs
     with k.loop(start, (start + a.block_inputs).at_most(a.inputs)) as channel, k.loop(0, a.tap_count) as tap:
         source = x + channel * a.x_channel + k.load_int(a.taps + tap * 8)
         weight = a.weight + row * row_bytes + (channel * a.tap_count + tap) * 4
-        lanes = [k.load(source + index * LINE, align=4) for index in range(vectors)]
+        lanes = [k.load(source + index * LINE, align=4) for index in range(out.vectors)]
         for index, totals in enumerate(sums):
             factor = k.broadcast(weight + row_bytes * index)
             for values, total in zip(lanes, totals, strict=True):
                 total.set(values.times_plus(factor, total.get()))
-    for index, (out, totals) in enumerate(zip(outs, sums, strict=True)):
-        finish(c, totals, block, out, r + (row + index) * a.r_channel)
+    for index, totals in enumerate(sums):
+        out.finish(row + index, totals)
 
 
 DENSE = Kernel("dense", FIELDS, _emit)

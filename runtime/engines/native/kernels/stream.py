@@ -7,7 +7,7 @@ pair, one broadcast and as many multiply-adds with a memory operand as the tile 
 
 from runtime.engines.native.emitter import LINE, Count, Int
 from runtime.engines.native.kernels.kernel import Context, Kernel, located
-from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, begin, finish
+from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, Tile
 
 OFFSET_UNIT = 32
 """Bytes per unit of a stream's offset."""
@@ -32,23 +32,23 @@ def _emit(c: Context) -> None:
             here = x + k.load_int(a.block_bases + block * 8)
             entry = Count(k, k.load_int(a.starts + (block * a.part_count + part) * 4, 32))
             rows = a.rows + block * a.row_count * 4
+            out = Tile(c, vectors, block, y, r)
             with k.loop(first, stop) as row:
-                _row(c, vectors, block, rows + row * 4, entry, here, y, r)
+                _row(c, out, rows + row * 4, entry, here)
 
 
-def _row(c: Context, vectors: int, block: Int, row: Int, entry: Count, x: Int, y: Int, r: Int) -> None:
+def _row(c: Context, out: Tile, row: Int, entry: Count, x: Int) -> None:
     k, a = c.k, c.a
     channel, start = k.load_int(row, 16, signed=False), entry.get()
     stop = start + k.load_int(row + 2, 16, signed=False)
-    out = y + channel * a.y_channel
-    sums = begin(c, vectors, block, out, channel)
+    sums = out.begin(channel)
     with k.loop(start, stop) as place:
         source = x + k.load_int(a.offsets + place * 2, 16, signed=False) * OFFSET_UNIT
         weight = k.broadcast(a.values + place * 4)
         for index, total in enumerate(sums):
             total.set(k.load(source + index * LINE, align=4).times_plus(weight, total.get()))
     entry.set(stop)
-    finish(c, sums, block, out, r + channel * a.r_channel)
+    out.finish(channel, sums)
 
 
 STREAM = Kernel("stream", FIELDS, _emit)

@@ -1,43 +1,72 @@
-"""The sums of one output channel over a tile: where they begin, and what happens to them at the end.
+"""The sums of output channels over a tile: where they begin, and what happens to them at the end.
 
 Kernels that compute y = activation(W x + bias + residual) share this. They go through the input channels in blocks; in
-between, partial sums lie in y.
+between, partial sums lie in scratch memory of the thread, because neighbouring lines of y may be another thread's.
 """
+
+from dataclasses import dataclass
 
 from runtime.engines.native.emitter import LINE, Cell, Int
 from runtime.engines.native.kernels.functions import RELU, activate
 from runtime.engines.native.kernels.kernel import Context, located
 
-OUTPUT_FIELDS = (*located("y"), *located("r"), "bias", "activation", "blocks")
+OUTPUT_FIELDS = (*located("y"), *located("r"), "bias", "activation", "blocks", "scratch", "scratch_thread")
 """`r` is 0 without a residual."""
 
 
-def begin(c: Context, vectors: int, block: Int, out: Int, channel: Int) -> list[Cell]:
-    """Sums of a channel, one for each vector of lanes: the bias, or what the block before has left."""
-    k, a = c.k, c.a
-    sums = [Cell(k, k.vector(0.0)) for _ in range(vectors)]
-    with k.builder.if_else(block.compare("==", 0)) as (begins, continues):
-        with begins:
-            bias = k.broadcast(a.bias + channel * 4)
-            for total in sums:
-                total.set(bias)
-        with continues:
+@dataclass(frozen=True)
+class Tile:
+    """Some vectors of lanes of all output channels, in one block of input channels."""
+
+    c: Context
+    vectors: int
+    block: Int
+    y: Int
+    """Address of channel 0 of the output."""
+    r: Int
+    """Address of channel 0 of the residual, if there is one."""
+
+    def begin(self, channel: Int) -> list[Cell]:
+        """Sums of a channel, one for each vector of lanes: the bias, or what the block before has left."""
+        k, a = self.c.k, self.c.a
+        sums = [Cell(k, k.vector(0.0)) for _ in range(self.vectors)]
+        with k.builder.if_else(self.block.compare("==", 0)) as (begins, continues):
+            with begins:
+                bias = k.broadcast(a.bias + channel * 4)
+                for total in sums:
+                    total.set(bias)
+            with continues:
+                partial = self._partial(channel)
+                for index, total in enumerate(sums):
+                    total.set(k.load(partial + index * LINE))
+        return sums
+
+    def finish(self, channel: Int, sums: list[Cell]) -> None:
+        """Store the sums: after the last block in y, with residual and activation, else for the next block."""
+        k, a = self.c.k, self.c.a
+        with k.builder.if_else(self.block.compare("==", a.blocks - 1)) as (ends, continues):
+            with ends:
+                self._end(channel, sums)
+            with continues:
+                partial = self._partial(channel)
+                for index, total in enumerate(sums):
+                    k.store(partial + index * LINE, total.get())
+
+    def _end(self, channel: Int, sums: list[Cell]) -> None:
+        k, a = self.c.k, self.c.a
+        with k.when(a.r.compare("!=", 0)):
+            residual = self.r + channel * a.r_channel
             for index, total in enumerate(sums):
-                total.set(k.load(out + index * LINE))
-    return sums
-
-
-def finish(c: Context, sums: list[Cell], block: Int, out: Int, residual: Int) -> None:
-    """Store the sums; after the last block with residual (an address, if there is one at all) and activation."""
-    k, a = c.k, c.a
-    last = block.compare("==", a.blocks - 1)
-    with k.when(k.builder.and_(last, a.r.compare("!=", 0))):
+                total.set(total.get() + k.load(residual + index * LINE))
+        with k.when(a.activation.compare("==", RELU)):
+            for total in sums:
+                total.set(total.get().max(k.vector(0.0)))
+        out = self.y + channel * a.y_channel
         for index, total in enumerate(sums):
-            total.set(total.get() + k.load(residual + index * LINE))
-    with k.when(k.builder.and_(last, a.activation.compare("==", RELU))):
-        for total in sums:
-            total.set(total.get().max(k.vector(0.0)))
-    for index, total in enumerate(sums):
-        k.store(out + index * LINE, total.get())
-    with k.when(k.builder.and_(last, a.activation.compare(">", RELU))):
-        activate(k, out, len(sums), a.activation)
+            k.store(out + index * LINE, total.get())
+        with k.when(a.activation.compare(">", RELU)):
+            activate(k, out, self.vectors, a.activation)
+
+    def _partial(self, channel: Int) -> Int:
+        a = self.c.a
+        return a.scratch + self.c.thread * a.scratch_thread + channel * (self.vectors * LINE)
