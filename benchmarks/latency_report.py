@@ -3,7 +3,7 @@
 import io
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -32,20 +32,26 @@ def table(results: LatencyResults) -> str:
         lines.insert(0, "SMOKE RUN: shows that the benchmark works; the numbers mean nothing.")
     for network, batch in _blocks(results):
         rows = [HEADER, *(_row(subject) for subject in _subjects(results, network.name, batch))]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-        lines += ["", _title(network, batch)]
-        for row in rows:
-            cells = [
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append("  " + "  ".join(cells).rstrip())
+        lines += ["", _title(network, batch), *aligned(rows, left=2)]
     lines.append("")
     lines += [
         f"Not measured: {fail.network} ({fail.kind}) on {fail.engine}: {fail.message}" for fail in results.failures
     ]
     lines += [f"Not installed: {name}: {message}" for name, message in results.engines_missing.items()]
     return "\n".join([*lines, *results.notes])
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    """Lines of a table in which the first `left` columns are aligned to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return lines
 
 
 def plot(results: LatencyResults) -> bytes:
@@ -60,11 +66,7 @@ def plot(results: LatencyResults) -> bytes:
         grid = figure.subplots(len(networks), len(batches), squeeze=False)
         for (row, network), (column, batch) in itertools.product(enumerate(networks), enumerate(batches)):
             _draw(grid[row][column], results, network, batch, engines, with_labels=column == 0)
-        handles = [
-            Line2D([], [], color=_colour(engine), marker=_marker(engine), linestyle="", markersize=7, label=engine)
-            for engine in engines
-        ]
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False)
+        draw_legend(figure, engines)
         smoke = "SMOKE RUN, numbers mean nothing\n" if results.smoke else ""
         figure.suptitle(
             f"{smoke}Latency on {results.environment.cores} cores, median with 95 % interval (less is better)",
@@ -75,9 +77,7 @@ def plot(results: LatencyResults) -> bytes:
             f"dense networks{_live(networks)} have live random weights",
             fontsize=8, color="#555555",
         )  # fmt: skip
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=150)
-    return file.getvalue()
+        return png(figure)
 
 
 def _draw(
@@ -88,25 +88,37 @@ def _draw(
         step = 0.8 / len(engines)
         offset = step * (engines.index(subject.engine) - (len(engines) - 1) / 2)
         y = labels.index(subject.label) + offset
-        median, low, high = (1e3 * value for value in _bounds(subject.latency))
-        axes.errorbar(
-            median, y, xerr=[[max(0.0, median - low)], [max(0.0, high - median)]], color=_colour(subject.engine),
-            marker=_marker(subject.engine), markersize=6, capsize=3, linewidth=1.4,
-        )  # fmt: skip
         speedup = ""
         if subject.speedup is not None and not _is_baseline(subject, network):
-            speedup = f"  {_digits(subject.speedup.median)}x"
-        axes.annotate(
-            f"{_digits(median)}{speedup}", (1e3 * subject.latency.high, y), xytext=(6, 0),
-            textcoords="offset points", va="center", fontsize=8, color=_colour(subject.engine),
-        )  # fmt: skip
+            speedup = f"  {digits(subject.speedup.median)}x"
+        draw_latency(axes, subject.engine, subject.latency, y, speedup)
     first_dense = next((index for index, label in enumerate(labels) if label.startswith("dense")), len(labels))
     axes.axhspan(first_dense - 0.5, len(labels) - 0.5, color="#f1f1f1", zorder=0)
+    finish_axes(axes, labels if with_labels else [""] * len(labels))
+    axes.set_title(_title(network, batch), loc="left", fontsize=10)
+    axes.set_xlabel("ms per batch; x = speedup over the dense ensemble", fontsize=8)
+
+
+def draw_latency(axes: Axes, engine: str, latency: Interval, y: float, note: str = "") -> None:
+    """Draw one engine's latency as a dot with its interval, its milliseconds and a note beside it."""
+    median, low, high = (1e3 * value for value in bounds(latency))
+    axes.errorbar(
+        median, y, xerr=[[max(0.0, median - low)], [max(0.0, high - median)]], color=colour(engine),
+        marker=marker(engine), markersize=6, capsize=3, linewidth=1.4,
+    )  # fmt: skip
+    axes.annotate(
+        f"{digits(median)}{note}", (high, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8,
+        color=colour(engine),
+    )  # fmt: skip
+
+
+def finish_axes(axes: Axes, labels: Sequence[str]) -> None:
+    """Scale axes on which latencies were drawn, label their rows from the top, and clear away what is not needed."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * (high / low) ** 0.35)  # room for the numbers
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_yticks(range(len(labels)), labels if with_labels else [""] * len(labels))
+    axes.set_yticks(range(len(labels)), labels)
     decades = math.log10(high / low)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -115,21 +127,35 @@ def _draw(
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title(_title(network, batch), loc="left", fontsize=10)
-    axes.set_xlabel("ms per batch; x = speedup over the dense ensemble", fontsize=8)
+
+
+def draw_legend(figure: Figure, engines: Sequence[str]) -> None:
+    """Say which marker is which engine."""
+    handles = [
+        Line2D([], [], color=colour(engine), marker=marker(engine), linestyle="", markersize=7, label=engine)
+        for engine in engines
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False)
+
+
+def png(figure: Figure) -> bytes:
+    """Render a figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()
 
 
 def _row(subject: SubjectResult) -> tuple[str, ...]:
-    median, low, high = (_digits(1e3 * value) for value in _bounds(subject.latency))
+    median, low, high = (digits(1e3 * value) for value in bounds(subject.latency))
     speedup = "-"
     if subject.speedup is not None:
-        speedup = "{:.2f} [{:.2f}, {:.2f}]".format(*_bounds(subject.speedup))
+        speedup = "{:.2f} [{:.2f}, {:.2f}]".format(*bounds(subject.speedup))
     return (
         subject.engine,
         subject.label,
         f"{median} [{low}, {high}]",
-        _digits(1e3 * subject.p95),
-        _digits(1e3 * subject.minimum),
+        digits(1e3 * subject.p95),
+        digits(1e3 * subject.minimum),
         speedup,
         f"{subject.macs_per_second / 1e9:.1f}",
         f"{subject.peak_share:.0%}",
@@ -168,18 +194,21 @@ def _live(networks: tuple[NetworkResult, ...]) -> str:
     return f" and {', '.join(live)}" if live else ""
 
 
-def _bounds(interval: Interval) -> tuple[float, float, float]:
+def bounds(interval: Interval) -> tuple[float, float, float]:
+    """Median, low and high."""
     return interval.median, interval.low, interval.high
 
 
-def _digits(value: float) -> str:
-    """About three significant digits, without an exponent."""
+def digits(value: float) -> str:
+    """Write a number with about three significant digits, without an exponent."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _colour(engine: str) -> str:
+def colour(engine: str) -> str:
+    """Return the colour of an engine in all plots."""
     return COLOURS.get(engine, OTHER_COLOUR)
 
 
-def _marker(engine: str) -> str:
+def marker(engine: str) -> str:
+    """Return the marker of an engine in all plots."""
     return MARKERS.get(engine, OTHER_MARKER)
