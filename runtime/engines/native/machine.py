@@ -19,5 +19,6 @@ class InstructionSet:
         return min(8, self.registers - 1)
 
     def panel_rows(self, vectors: int) -> int:
-        """Output channels that the dense kernel computes together: sums, lanes and a weight fill the registers."""
-        return max(1, min(16, (self.registers - 1 - vectors) // vectors))
+        """Output channels that the dense kernel computes together: sums, lanes and a weight fill the registers, and
+        addresses of rows the others."""
+        return max(1, min(9, (self.registers - 1 - vectors) // vectors))

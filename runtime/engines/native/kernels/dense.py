@@ -41,14 +41,15 @@ def _panel(c: Context, out: Tile, row: Int, rows: int, x: Int) -> None:
     sums = [out.begin(row + index) for index in range(rows)]
     row_bytes = a.inputs * a.tap_count * 4
     start = out.block * a.block_inputs
-    with k.loop(start, (start + a.block_inputs).at_most(a.inputs)) as channel, k.loop(0, a.tap_count) as tap:
-        source = x + channel * a.x_channel + k.load_int(a.taps + tap * 8)
-        weight = a.weight + row * row_bytes + (channel * a.tap_count + tap) * 4
-        lanes = [k.load(source + index * LINE, align=4) for index in range(out.vectors)]
-        for index, totals in enumerate(sums):
-            factor = k.broadcast(weight + row_bytes * index)
-            for values, total in zip(lanes, totals, strict=True):
-                total.set(values.times_plus(factor, total.get()))
+    stop = (start + a.block_inputs).at_most(a.inputs)
+    with k.loop(0, a.tap_count) as tap:
+        moved, weight = x + k.load_int(a.taps + tap * 8), a.weight + row * row_bytes + tap * 4
+        with k.loop(start, stop) as channel:
+            lanes = [k.load(moved + channel * a.x_channel + index * LINE, align=4) for index in range(out.vectors)]
+            for index, totals in enumerate(sums):
+                factor = k.broadcast(weight + row_bytes * index + channel * a.tap_count * 4)
+                for values, total in zip(lanes, totals, strict=True):
+                    total.set(values.times_plus(factor, total.get()))
     for index, totals in enumerate(sums):
         out.finish(row + index, totals)
 
