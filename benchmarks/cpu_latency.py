@@ -16,16 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
 from tqdm import tqdm
 
+from command_line import Several, Switch, run_command
 from environment import REPOSITORY, describe_environment
 from runtime.artifact import MANIFEST
-from runtime.errors import EngineError, NeurotrailsError
+from runtime.errors import EngineError
 from runtime.files import atomic_write
-
-Several = Parameter(consume_multiple=True, negative=())
-Switch = Parameter(negative=())
 
 
 def cpu_latency(
@@ -91,15 +88,7 @@ def _progress(seconds: float) -> Iterator[Callable[[str], None]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    app = App(name="cpu_latency.py", default_command=cpu_latency, result_action="return_none", version_flags=[])
-    try:
-        app(sys.argv[1:] if arguments is None else arguments)
-    except NeurotrailsError as error:
-        print(f"cpu_latency.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run_command(cpu_latency, arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from runtime.artifact import Artifact
-from runtime.engines import load_engine
+from runtime.engines import engine_class, load_engine
 from runtime.engines.base import EngineInfo, EngineOptions
 from runtime.errors import EngineError, NeurotrailsError
 from runtime.manifest import TextPreprocessing
@@ -44,6 +44,8 @@ class Loaded:
     """What loading an artifact took."""
 
     info: EngineInfo
+    seconds: float
+    """From the artifact's folder to an engine that answers: reading, checking, compiling, warming up; no imports."""
     rss_bytes: int | None
     """Growth of the resident memory of the process, where the system tells."""
 
@@ -66,11 +68,12 @@ def plan_visit(seconds: float) -> VisitPlan:
 class EngineProcess:
     """The parent's end. Every call blocks until the engine's process has answered; a context manager."""
 
-    def __init__(self, engine: str, *, cores: int) -> None:
+    def __init__(self, engine: str, *, cores: int, cache: Path | None = None) -> None:
+        """Start the process. `cache`: folder for what engines keep between processes; None: that of the user."""
         context = multiprocessing.get_context("spawn")  # forked threads and locks would be in an undefined state
         self.engine = engine
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, engine, cores), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, engine, cores, cache), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -129,8 +132,10 @@ class _Failure:
     message: str
 
 
-def _serve(connection: Connection, engine: str, cores: int) -> None:
+def _serve(connection: Connection, engine: str, cores: int, cache: Path | None) -> None:
     """Answer requests until the parent closes the pipe."""
+    if cache is not None:
+        os.environ["XDG_CACHE_HOME"] = str(cache)
     loaded = _LoadedArtifacts(engine, cores)
     while True:
         try:
@@ -158,17 +163,20 @@ class _LoadedArtifacts:
         self._plans: dict[tuple[str, int, int], VisitPlan] = {}
 
     def load(self, key: str, folder: Path, batch_sizes: tuple[int, ...], tokens: int | None) -> Loaded:
+        engine_class(self.engine)
         before = _resident_bytes()
+        started = time.perf_counter()
         artifact = Artifact.open(folder)
         options = EngineOptions(
             cores=self.cores, batch_sizes=batch_sizes, lengths=None if tokens is None else (tokens,)
         )
         engine = load_engine(artifact, self.engine, options)
+        seconds = time.perf_counter() - started
         after = _resident_bytes()
         self._predictors[key] = Predictor(artifact, engine)
         for batch in batch_sizes:
             self._inputs[key, batch] = synthetic_batch(artifact, batch, tokens)
-        return Loaded(engine.info(), None if before is None or after is None else after - before)
+        return Loaded(engine.info(), seconds, None if before is None or after is None else after - before)
 
     def prime(self, key: str, batch: int, heads: int) -> VisitPlan:
         seconds = self._call(key, batch, heads)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from documents import put_between
 from latency_results import LatencyResults, SubjectResult
 from runtime.artifact import Artifact
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-BEGIN = "<!-- tables: made by `python benchmarks/readme_tables.py` -->"
+COMMAND = "python benchmarks/readme_tables.py"
+BEGIN = f"<!-- tables: made by `{COMMAND}` -->"
 END = "<!-- end of tables -->"
 
 
@@ -96,17 +98,8 @@ def main(arguments: Sequence[str]) -> int:
     """Write or check the README; returns the exit status."""
     results = LatencyResults.model_validate_json((REPOSITORY / "benchmarks/results/cpu_latency.json").read_bytes())
     artifacts = [Artifact.open(path.parent) for path in sorted((REPOSITORY / "models").glob("*/manifest.json"))]
-    readme = REPOSITORY / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    wanted = f"{before}{BEGIN}\n{tables(results, artifacts)}\n{END}{after}"
-    if "--check" in arguments:
-        if text != wanted:
-            print("README.md and the measured files differ; run python benchmarks/readme_tables.py", file=sys.stderr)
-        return int(text != wanted)
-    readme.write_text(wanted, encoding="utf-8")
-    return 0
+    content = tables(results, artifacts)
+    return put_between(REPOSITORY / "README.md", BEGIN, END, content, check="--check" in arguments, command=COMMAND)
 
 
 if __name__ == "__main__":
