@@ -11,7 +11,7 @@ from runtime.engines.native.costs import dense_seconds, stream_seconds
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.kernels.functions import ACTIVATIONS
 from runtime.engines.native.kernels.pack import MODES
-from runtime.engines.native.layout import Layout, chunk_of, slab, vectors_of
+from runtime.engines.native.layout import Layout, slab, vectors_of
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Convolve, Scale
 from runtime.engines.native.plan import SCRATCH, Buffer
@@ -36,7 +36,7 @@ class Choice:
 def plan_convolve(planner: Planner, convolve: Convolve) -> None:
     """Plan a convolution or linear layer."""
     weight, taps = convolve.weight, np.zeros(1, np.int64)
-    lines_each = chunk_of(vectors_of(convolve.output.space))
+    chunk = lines_each = planner.chunk(convolve.output.space)
     if convolve.window.pointwise:
         source, layout = planner.tensors[convolve.x]
     else:
@@ -45,7 +45,6 @@ def plan_convolve(planner: Planner, convolve: Convolve) -> None:
     space = convolve.output.space
     planner.define(convolve.output)
     vectors = vectors_of(space)
-    chunk = chunk_of(vectors)
     nonzero = int(np.count_nonzero(weight))
     choice = choose(weight.shape, nonzero, chunk, lines_each, planner.machine)
     tiles = cut_tiles(vectors, chunk, choice.tile)
@@ -145,9 +144,9 @@ def _plan_pack(planner: Planner, convolve: Convolve) -> tuple[Buffer, Layout, ND
     x = norm.x if norm else convolve.x
     source, source_layout = planner.tensors[x]
     space = convolve.output.space
-    chunk = chunk_of(vectors_of(space))
+    chunk = planner.chunk(space)
     copies = tap_copies(convolve.window, space.width, chunk)
-    layout = slab(space, x.channels, copies.lines)
+    layout = slab(space, x.channels, chunk, copies.lines)
     kernel, table = gather_table(copies, convolve.window, x.space, space, source_layout, layout)
     buffer = planner.new_buffer(f"{convolve.output.name} gathered", layout.nbytes)
     groups = planner.groups(x.channels, space.images * layout.chunks)

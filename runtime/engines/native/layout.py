@@ -69,8 +69,14 @@ def vectors_of(space: Space) -> int:
     return -(-space.lanes // LANES)
 
 
-def chunk_of(vectors: int) -> int:
-    """Vectors of a chunk for an image of so many: the least rest, then the favourite."""
+LEAST_SHARE = 3
+"""Vectors of a chunk below which weights are read for too few lanes."""
+
+
+def chunk_of(vectors: int, threads: int) -> int:
+    """Vectors of a chunk for an image of so many: one chunk for each thread, or the least rest, then the favourite."""
+    if LEAST_SHARE * threads <= vectors <= LARGEST_CHUNK * threads:
+        return -(-vectors // threads)
     if vectors <= LARGEST_CHUNK:
         return vectors
     return min(CHUNKS, key=lambda size: (-(-vectors // size) * size, CHUNKS.index(size)))
@@ -82,17 +88,14 @@ def planes(space: Space, channels: int) -> Layout:
     return _layout(space.images, channels, vectors, vectors, vectors)
 
 
-def chunked(space: Space, channels: int) -> Layout:
-    """Small chunks: a tile of all channels contiguous."""
-    vectors = vectors_of(space)
-    chunk = chunk_of(vectors)
-    return _layout(space.images, channels, vectors, chunk, chunk)
+def chunked(space: Space, channels: int, chunk: int) -> Layout:
+    """Chunks of so many vectors: a tile of all channels contiguous."""
+    return _layout(space.images, channels, vectors_of(space), chunk, chunk)
 
 
-def slab(space: Space, channels: int, lines: int) -> Layout:
+def slab(space: Space, channels: int, chunk: int, lines: int) -> Layout:
     """Chunks of gathered copies: each channel of a chunk has `lines` vectors, more than the lanes of the chunk."""
-    vectors = vectors_of(space)
-    return _layout(space.images, channels, vectors, chunk_of(vectors), lines)
+    return _layout(space.images, channels, vectors_of(space), chunk, lines)
 
 
 def _layout(images: int, channels: int, vectors: int, chunk: int, lines: int) -> Layout:

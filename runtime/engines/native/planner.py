@@ -5,7 +5,7 @@ from typing import Any
 
 from runtime.engines.native.fuse import consumers
 from runtime.engines.native.graph import Network
-from runtime.engines.native.layout import Layout, chunked, planes
+from runtime.engines.native.layout import Layout, chunk_of, chunked, planes, vectors_of
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Attend, Convolve, MaxPool, Scale, Space, Tensor
 from runtime.engines.native.plan import Buffer, Plan, Step
@@ -54,8 +54,13 @@ class Planner:
             or (isinstance(reader, Convolve) and not reader.window.pointwise and reader.window.strides == (1, 1))
             for reader in readers
         )
-        make = planes if gathers or tensor in self.outputs else chunked
-        return make(tensor.space, tensor.channels)
+        if gathers or tensor in self.outputs:
+            return planes(tensor.space, tensor.channels)
+        return chunked(tensor.space, tensor.channels, self.chunk(tensor.space))
+
+    def chunk(self, space: Space) -> int:
+        """Vectors of a chunk."""
+        return chunk_of(vectors_of(space), self.threads)
 
     def new_buffer(self, name: str, nbytes: int, *, pinned: bool = False) -> Buffer:
         """Add a buffer that is alive from the next step on."""

@@ -47,9 +47,9 @@ def test_buffers_that_are_alive_together_never_overlap(drawn: list[tuple[int, in
                 assert one.offset + one.nbytes <= other.offset or other.offset + other.nbytes <= one.offset
 
 
-@given(st.integers(1, 300), st.integers(1, 8))
-def test_tiles_cover_every_vector_once_and_stay_inside_chunks(vectors: int, size: int) -> None:
-    chunk = chunk_of(vectors)
+@given(st.integers(1, 300), st.integers(1, 8), st.integers(1, 5))
+def test_tiles_cover_every_vector_once_and_stay_inside_chunks(vectors: int, size: int, threads: int) -> None:
+    chunk = chunk_of(vectors, threads)
     tiles = cut_tiles(vectors, chunk, size)
     covered = [vector for first, count in tiles for vector in range(first, first + count)]
     assert covered == list(range(vectors))
