@@ -184,6 +184,12 @@ class Emitter:
         """Store one float of generated code."""
         self.builder.store(value, self.pointer(address), align=4)
 
+    def copy(self, target: Int, source: Int, size: Int) -> None:
+        """Copy so many bytes between addresses that do not overlap."""
+        function = self.declare("llvm.memcpy.p0.p0.i64", ir.VoidType(), [POINTER, POINTER, I64, I1])
+        arguments = [self.pointer(target), self.pointer(source), size.value, ir.Constant(I1, 0)]
+        self.builder.call(function, arguments)
+
     def indices(self, address: Int) -> Any:
         """Load 16 signed 32-bit numbers."""
         return self.builder.load(self.pointer(address), typ=INDICES, align=4)

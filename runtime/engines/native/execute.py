@@ -1,8 +1,11 @@
 """Runs plans: memory, the arguments of the kernels, and a team of native threads that walks them without the GIL."""
 
 import ctypes
+import math
 import threading
+import time
 import weakref
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +14,11 @@ from numpy.typing import NDArray
 from runtime.engines.native.compile import Library
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.graph import Ref
+from runtime.engines.native.kernels.alone import ALONE, COPY_BYTES, PROGRAM_BYTES
 from runtime.engines.native.kernels.library import KERNELS
-from runtime.engines.native.kernels.schedule import STEP_BYTES, THREADS, team_bytes
+from runtime.engines.native.kernels.schedule import STEP_BYTES, THREADS, WAVE_BYTES, team_bytes
 from runtime.engines.native.layout import Layout
-from runtime.engines.native.plan import SCRATCH, Buffer, Plan
+from runtime.engines.native.plan import SCRATCH, Buffer, Plan, Step
 from runtime.errors import EngineError
 
 Bytes = NDArray[np.uint8]
@@ -74,93 +78,214 @@ def _stop(run: Any, memory: Bytes, handles: list[ctypes.c_ulong], library: Libra
 
 
 class Program:
-    """A plan bound to memory. All programs of an engine share one arena, because calls are serialized."""
+    """A plan bound to memory: the arguments of its kernels, and where its inputs and outputs lie."""
 
-    def __init__(self, plan: Plan, library: Library, arena: Bytes, scratch: Bytes) -> None:
-        self.plan = plan
-        self._arena, self._scratch = arena, scratch
+    def __init__(self, plan: Plan, library: Library, memory: "Memory") -> None:
+        self.plan, self._memory = plan, memory
         self._constants: list[NDArray[Any]] = []
-        steps = aligned(max(1, len(plan.steps)) * STEP_BYTES).view(np.int64).reshape(-1, STEP_BYTES // 8)
-        for row, step in zip(steps, plan.steps, strict=False):
-            arguments = np.array(
-                [self._resolve(step.fields[name]) for name in KERNELS[step.kernel].fields], dtype=np.int64
-            )
-            self._constants.append(arguments)
-            row[:5] = library.addresses[step.kernel], arguments.ctypes.data, arguments.nbytes, step.items, 1
-        self._constants.append(steps)
-        self._header = np.array([len(plan.steps), steps.ctypes.data], np.int64)
+        waves = np.zeros((len(plan.waves), WAVE_BYTES // 8), np.int64)
+        for row, wave in zip(waves, plan.waves, strict=True):
+            steps = self._bind(wave, library)
+            row[:] = len(steps), steps.ctypes.data, steps[-1, 3]
+        self._constants.append(waves)
+        self.waves = (len(waves), waves.ctypes.data)
+        self._header = np.array(self.waves, np.int64)
         self.address = self._header.ctypes.data
+
+    def _bind(self, wave: list[Step], library: Library) -> NDArray[np.int64]:
+        """Steps of a wave with the addresses of kernels and arguments, and the range of their items."""
+        table = np.zeros((len(wave), STEP_BYTES // 8), np.int64)
+        first = 0
+        for row, step in zip(table, wave, strict=True):
+            fields = KERNELS[step.kernel].fields
+            arguments = np.array([self._resolve(step.fields[name]) for name in fields], dtype=np.int64)
+            self._constants.append(arguments)
+            row[:] = library.addresses[step.kernel], arguments.ctypes.data, first, first + step.items
+            first += step.items
+        self._constants.append(table)
+        return table
 
     def _resolve(self, value: Any) -> int:
         if isinstance(value, Buffer):
-            return int(self._arena.ctypes.data) + value.offset
+            return self._memory.arena_address + value.offset
         if isinstance(value, np.ndarray):
             constant = np.ascontiguousarray(value)
             self._constants.append(constant)
             return int(constant.ctypes.data)
-        return int(self._scratch.ctypes.data) if value is SCRATCH else int(value)
+        return self._memory.scratch_address if value is SCRATCH else int(value)
 
-    def write(self, tensors: dict[str, NDArray[Any]]) -> None:
-        """Copy the inputs to where the plan reads them. Raises EngineError for a token id outside the table."""
-        for name, (buffer, layout) in self.plan.sources.items():
-            array = tensors[name]
-            view = self._view(buffer, layout)
-            if array.ndim == 2:  # [rows, channels]; lanes are rows
-                view[0, :, : len(array)] = array.T
-            elif array.ndim == 3:  # [rows, tokens, channels]
-                view[:, :, : array.shape[1]] = array.transpose(0, 2, 1)
-            else:
-                pixels = array.reshape(*array.shape[:2], -1)
-                view[:, :, : pixels.shape[2]] = pixels
-        for name, (buffer, layout, vocabulary) in self.plan.integers.items():
-            ids = tensors[name]
-            if ids.size and (ids.min() < 0 or ids.max() >= vocabulary):
-                raise EngineError(f"{name} holds {ids.min()} to {ids.max()}; token ids go from 0 to {vocabulary - 1}.")
-            view = self._view(buffer, layout).view(np.int32)
-            view[...] = 0  # lanes behind the last token are looked up, too
-            view[:, 0, : ids.shape[1]] = ids
-        for name, (buffer, layout) in self.plan.masks.items():
-            view = self._view(buffer, layout)
-            view[...] = 0
-            view[:, 0, : tensors[name].shape[1]] = tensors[name]
+    def place(self, buffer: Buffer) -> Bytes:
+        """Memory of a buffer."""
+        return self._memory.arena[buffer.offset : buffer.offset + buffer.nbytes]
 
-    def read(self) -> dict[str, NDArray[np.float32]]:
-        """Copy the outputs out, with the axes of the ONNX graph."""
-        return {name: self._read(*output) for name, output in self.plan.outputs.items()}
+    def step_addresses(self) -> NDArray[np.int64]:
+        """Programs of one wave each, for measuring: int64 [waves, 2]."""
+        count, start = self.waves
+        return np.stack([np.ones(count, np.int64), start + WAVE_BYTES * np.arange(count)], axis=1)
 
-    def _read(self, buffer: Buffer, layout: Layout, ref: Ref) -> NDArray[np.float32]:
-        lanes = self._view(buffer, layout)[:, :, : ref.tensor.space.lanes]
-        if ref.axes in ("NC", "NC11"):
-            lanes = lanes[0].T
-        elif ref.axes == "NTC":
-            lanes = lanes.transpose(0, 2, 1)
-        return np.array(lanes, order="C").reshape(ref.shape)
 
-    def _view(self, buffer: Buffer, layout: Layout) -> NDArray[np.float32]:
-        """[images, channels, lanes] of a tensor in planes."""
-        content = self._arena[buffer.offset : buffer.offset + layout.nbytes].view(np.float32)
-        return content.reshape(layout.images, layout.channels, -1)
+class Memory:
+    """What programs compute in: one arena for the buffers of a plan, and scratch memory for each thread."""
+
+    def __init__(self, plans: Iterable[Plan], threads: int) -> None:
+        plans = list(plans)
+        self.arena = aligned(max((plan.arena_bytes for plan in plans), default=0) + SLACK)
+        self._scratch = aligned(max((plan.scratch_bytes for plan in plans), default=0) * threads + LINE)
+        self.arena_address = int(self.arena.ctypes.data)
+        self.scratch_address = int(self._scratch.ctypes.data)
 
 
 class Executor:
-    """Programs of one engine, and the team that runs them one at a time."""
+    """The programs of one engine, and the team that runs them, one call at a time.
 
-    def __init__(self, library: Library, plans: dict[Any, Plan], threads: int) -> None:
-        arena = aligned(max(plan.arena_bytes for plan in plans.values()) + SLACK)
-        scratch = aligned(max(1, *(plan.scratch_bytes for plan in plans.values())) * threads)
-        self.programs = {key: Program(plan, library, arena, scratch) for key, plan in plans.items()}
+    `plans` holds, by key, a plan for all threads together and, if rows are to be computed side by side, one for a
+    single thread; both for the same number of rows, the unit of the key.
+    """
+
+    def __init__(self, library: Library, plans: Mapping[Any, tuple[Plan, Plan | None]], threads: int) -> None:
+        self.threads = threads
+        together = Memory((plan for plan, _ in plans.values()), threads)
+        self.programs = {key: Program(plan, library, together) for key, (plan, _) in plans.items()}
+        single = {key: alone for key, (_, alone) in plans.items() if alone is not None}
+        memories = [Memory(single.values(), 1) for _ in range(threads if single else 0)]
+        self._crowds = {
+            key: Crowd([Program(plan, library, memory) for memory in memories], library)
+            for key, plan in single.items()
+        }
         self._team = Team(library, threads)
         self._lock = threading.Lock()
 
-    def run(self, key: Any, tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Run the program `key` on inputs of its shape."""
+    def run(self, key: Any, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Run a program on any number of rows that is a multiple of its unit."""
         program = self.programs[key]
+        unit = _rows_of(program.plan)
+        units = len(next(iter(tensors.values()))) // unit
+        crowd = self._crowds.get(key)
+        side_by_side = units // self.threads * self.threads if crowd is not None and units > 1 else 0
+        results = []
         with self._lock:
-            program.write(tensors)
-            self._team.run(program.address)
-            return program.read()
+            if crowd is not None and side_by_side:
+                crowd.prepare(side_by_side)
+                write_inputs(program.plan, crowd.batch, _rows(tensors, 0, side_by_side * unit))
+                self._team.run(crowd.address)
+                results.append(read_outputs(program.plan, crowd.batch))
+            for index in range(side_by_side, units):
+                write_inputs(program.plan, lambda buffer: program.place(buffer)[None], _rows(tensors, index * unit, unit))
+                self._team.run(program.address)
+                results.append(read_outputs(program.plan, lambda buffer: program.place(buffer)[None]))
+        if len(results) == 1:
+            return results[0]
+        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+    def measure(self, key: Any, rounds: int) -> list[float]:
+        """Seconds of each wave of a program on what its inputs hold, the least of several rounds."""
+        program = self.programs[key]
+        best = [math.inf] * len(program.plan.waves)
+        with self._lock:
+            waves = program.step_addresses()
+            for _ in range(rounds):
+                for index, wave in enumerate(waves):
+                    started = time.perf_counter()
+                    self._team.run(wave.ctypes.data)
+                    best[index] = min(best[index], time.perf_counter() - started)
+        return best
 
     def close(self) -> None:
         """End the threads."""
         with self._lock:
             self._team.close()
+
+
+class Crowd:
+    """A program for one thread, as often as there are threads: each computes other rows of a batch."""
+
+    def __init__(self, programs: list[Program], library: Library) -> None:
+        self._programs = programs
+        plan = programs[0].plan
+        self._inputs = [buffer for buffer, *_ in (*plan.sources.values(), *plan.integers.values(), *plan.masks.values())]
+        self._outputs = [buffer for buffer, *_ in plan.outputs.values()]
+        self._batches: dict[Buffer, Bytes] = {}
+        self._units = 0
+        count = len(programs)
+        self._copies = np.zeros((count, len(self._inputs) + len(self._outputs), COPY_BYTES // 8), np.int64)
+        self._table = np.zeros((count, PROGRAM_BYTES // 8), np.int64)
+        for row, copies, program in zip(self._table, self._copies, programs, strict=True):
+            outputs = copies[len(self._inputs) :]
+            row[:] = *program.waves, len(self._inputs), copies.ctypes.data, len(self._outputs), outputs.ctypes.data
+        self._arguments = np.array([self._table.ctypes.data], np.int64)
+        self._step = np.array([library.addresses[ALONE.name], self._arguments.ctypes.data, 0, 0], np.int64)
+        self._wave = np.array([1, self._step.ctypes.data, 0], np.int64)
+        self._header = np.array([1, self._wave.ctypes.data], np.int64)
+        self.address = self._header.ctypes.data
+
+    def prepare(self, units: int) -> None:
+        """Make room for so many units of rows; memory only grows."""
+        if units > self._units:
+            buffers = [*self._inputs, *self._outputs]
+            self._batches = {buffer: aligned(units * buffer.nbytes) for buffer in buffers}
+            for copies, program in zip(self._copies, self._programs, strict=True):
+                for row, buffer in zip(copies, buffers, strict=True):
+                    row[:] = program.place(buffer).ctypes.data, self._batches[buffer].ctypes.data, buffer.nbytes
+            self._units = units
+        self._step[3] = self._wave[2] = units
+
+    def batch(self, buffer: Buffer) -> Bytes:
+        """Memory of a buffer of all units of the present batch, [units, bytes]."""
+        units = int(self._wave[2])
+        return self._batches[buffer][: units * buffer.nbytes].reshape(units, buffer.nbytes)
+
+
+Place = Callable[[Buffer], Bytes]
+"""Where a buffer lies, [units, bytes]."""
+
+
+def write_inputs(plan: Plan, place: Place, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Copy inputs to where a plan reads them. Raises EngineError for a token id outside the table."""
+    for name, (buffer, layout) in plan.sources.items():
+        array, view = tensors[name], _lanes(place(buffer), layout)
+        if array.ndim == 2:  # [rows, channels]; lanes are rows
+            view[:, :, : len(array) // len(view)] = array.reshape(len(view), -1, array.shape[1]).transpose(0, 2, 1)
+        elif array.ndim == 3:  # [rows, tokens, channels]
+            view[:, :, : array.shape[1]] = array.transpose(0, 2, 1)
+        else:
+            pixels = array.reshape(*array.shape[:2], -1)
+            view[:, :, : pixels.shape[2]] = pixels
+    for name, (buffer, layout, vocabulary) in plan.integers.items():
+        ids = tensors[name]
+        if ids.size and (ids.min() < 0 or ids.max() >= vocabulary):
+            raise EngineError(f"{name} holds {ids.min()} to {ids.max()}; token ids go from 0 to {vocabulary - 1}.")
+        view = _lanes(place(buffer), layout).view(np.int32)
+        view[...] = 0  # lanes behind the last token are looked up, too
+        view[:, 0, : ids.shape[1]] = ids
+    for name, (buffer, layout) in plan.masks.items():
+        view = _lanes(place(buffer), layout)
+        view[...] = 0
+        view[:, 0, : tensors[name].shape[1]] = tensors[name]
+
+
+def read_outputs(plan: Plan, place: Place) -> dict[str, NDArray[np.float32]]:
+    """Copy the outputs of a plan out, with the axes of the ONNX graph."""
+    return {name: _read(_lanes(place(buffer), layout), ref) for name, (buffer, layout, ref) in plan.outputs.items()}
+
+
+def _read(view: NDArray[np.float32], ref: Ref) -> NDArray[np.float32]:
+    lanes = view[:, :, : ref.tensor.space.lanes]
+    if ref.axes != "NCHW":  # channels come last
+        lanes = lanes.transpose(0, 2, 1)
+    rows = len(view) * (ref.tensor.space.lanes if ref.axes in ("NC", "NC11") else 1)
+    return np.array(lanes, order="C").reshape(rows, *ref.shape[1:])
+
+
+def _lanes(memory: Bytes, layout: Layout) -> NDArray[np.float32]:
+    """[units x images, channels, lanes] of a tensor in planes."""
+    return memory.view(np.float32).reshape(len(memory) * layout.images, layout.channels, -1)
+
+
+def _rows(tensors: Mapping[str, NDArray[Any]], start: int, count: int) -> dict[str, NDArray[Any]]:
+    return {name: tensor[start : start + count] for name, tensor in tensors.items()}
+
+
+def _rows_of(plan: Plan) -> int:
+    """Rows of the batch that a plan was made for."""
+    spaces = [ref.shape[0] for _, _, ref in plan.outputs.values()]
+    return spaces[0]

@@ -83,9 +83,7 @@ def plan_embed(planner: Planner, embed: Embed) -> None:
     """Plan a look-up of token embeddings."""
     space = embed.output.space
     vocabulary, width = embed.table.shape
-    ids_layout = planes(space, 1)
-    ids = planner.new_buffer(embed.ids, ids_layout.nbytes, pinned=True)
-    planner.plan.integers[embed.ids] = (ids, ids_layout, vocabulary)
+    ids, ids_layout = planner.integers(embed.ids, space, vocabulary)
     _, layout = planner.define(embed.output)
     positions: Floats | int = 0
     if embed.positions is not None:

@@ -13,7 +13,7 @@ SCRATCH = "scratch"
 
 @dataclass(eq=False)
 class Buffer:
-    """Memory of one tensor: allocated for the steps from `first` to `last`, which may share memory with others."""
+    """Memory of one tensor: allocated for the waves from `first` to `last`, which may share memory with others."""
 
     name: str
     nbytes: int
@@ -41,9 +41,10 @@ class Step:
 
 @dataclass
 class Plan:
-    """All steps of a network at one shape."""
+    """All steps of a network, or of a trunk and several heads, at one shape."""
 
-    steps: list[Step] = field(default_factory=list)
+    waves: list[list[Step]] = field(default_factory=list)
+    """Steps that run side by side; all of a wave are done before the next begins."""
     buffers: list[Buffer] = field(default_factory=list)
     sources: dict[str, tuple[Buffer, Layout]] = field(default_factory=dict)
     """Float inputs by name."""
@@ -55,6 +56,11 @@ class Plan:
     arena_bytes: int = 0
     scratch_bytes: int = 0
     """Private memory of each thread."""
+
+    @property
+    def steps(self) -> list[Step]:
+        """All steps, wave by wave."""
+        return [step for wave in self.waves for step in wave]
 
     def __str__(self) -> str:
         lines = [f"{'kernel':12} {'items':>6} {'MACs':>12}  what"]

@@ -1,13 +1,13 @@
 """What planning an operator needs: where tensors lie, which norms are absorbed, the plan that grows."""
 
 import math
+from collections import defaultdict
 from typing import Any
 
-from runtime.engines.native.fuse import consumers
-from runtime.engines.native.graph import Network
+from runtime.engines.native.graph import Ref
 from runtime.engines.native.layout import Layout, chunk_of, chunked, planes, vectors_of
 from runtime.engines.native.machine import InstructionSet
-from runtime.engines.native.operators import Attend, Convolve, MaxPool, Scale, Space, Tensor
+from runtime.engines.native.operators import Attend, Convolve, MaxPool, Operator, Scale, Space, Tensor
 from runtime.engines.native.plan import Buffer, Plan, Step
 from runtime.engines.native.streams import Streams
 
@@ -21,22 +21,32 @@ Packed = dict[tuple[str, bytes, int, int, int], Streams]
 class Planner:
     """A plan that grows, operator by operator."""
 
-    def __init__(self, network: Network, threads: int, machine: InstructionSet, packed: Packed) -> None:
-        self.operators, self.threads, self.machine = network.operators, threads, machine
+    def __init__(
+        self, operators: list[Operator], outputs: dict[str, Ref], threads: int, machine: InstructionSet, packed: Packed
+    ) -> None:
+        self.threads, self.machine = threads, machine
         self.packed = packed
+        self.readers: dict[Tensor, list[Operator]] = defaultdict(list)
+        for operator in operators:
+            for tensor in operator.inputs:
+                self.readers[tensor].append(operator)
         self.plan = Plan()
+        self.wave = 0
+        """Wave of the next step."""
+        self.side_by_side = 1
+        """How many heads are planned to run at the same time."""
         self.tensors: dict[Tensor, tuple[Buffer, Layout]] = {}
-        self.outputs = {ref.tensor for ref in network.outputs.values()}
+        self.outputs = {ref.tensor for ref in outputs.values()}
         self.norms = {
             operator.output: operator
-            for operator in network.operators
+            for operator in operators
             if isinstance(operator, Scale) and self._is_absorbed(operator)
         }
         self.absorbed = set(self.norms)
 
     def _is_absorbed(self, scale: Scale) -> bool:
         """Whether all who read a norm apply it themselves while they gather pixels."""
-        readers = consumers(self.operators, scale.output)
+        readers = self.readers[scale.output]
         gathers = all(
             isinstance(reader, Convolve) and not reader.window.pointwise and reader.residual is not scale.output
             for reader in readers
@@ -46,9 +56,9 @@ class Planner:
 
     def layout_for(self, tensor: Tensor) -> Layout:
         """Planes where someone gathers pixels or tokens from the tensor, chunks where only tiles are read."""
-        readers = consumers(self.operators, tensor)
+        readers = list(self.readers[tensor])
         for scale in self.norms.values():
-            readers += consumers(self.operators, scale.output) if scale.x is tensor else []
+            readers += self.readers[scale.output] if scale.x is tensor else []
         gathers = any(
             isinstance(reader, MaxPool | Attend)
             or (isinstance(reader, Convolve) and not reader.window.pointwise and reader.window.strides == (1, 1))
@@ -63,8 +73,8 @@ class Planner:
         return chunk_of(vectors_of(space), self.threads)
 
     def new_buffer(self, name: str, nbytes: int, *, pinned: bool = False) -> Buffer:
-        """Add a buffer that is alive from the next step on."""
-        buffer = Buffer(name, nbytes, len(self.plan.steps), len(self.plan.steps), pinned)
+        """Add a buffer that is alive from the next wave on."""
+        buffer = Buffer(name, nbytes, self.wave, self.wave, pinned)
         self.plan.buffers.append(buffer)
         return buffer
 
@@ -77,14 +87,18 @@ class Planner:
     def step(
         self, kernel: str, label: str, items: int, fields: dict[str, Any], macs: int = 0, seconds: float = 0.0
     ) -> None:
-        """Add a step, and keep its buffers alive until then."""
+        """Add a step to the wave, keep its buffers alive until then, and go on to the next wave."""
         for value in fields.values():
             if isinstance(value, Buffer):
-                value.last = len(self.plan.steps)
-        self.plan.steps.append(Step(kernel, label, items, fields, macs, seconds))
+                value.last = max(value.last, self.wave)
+        if self.wave == len(self.plan.waves):
+            self.plan.waves.append([])
+        self.plan.waves[self.wave].append(Step(kernel, label, items, fields, macs, seconds))
+        self.wave += 1
 
     def parts(self, places: int, rows: int) -> int:
         """Into how many parts to cut the rows of a layer so that every thread gets as much work at so many places."""
+        places *= self.side_by_side
         if places >= ITEMS_PER_THREAD * self.threads * 2:
             return 1
         return min(self.threads // math.gcd(places, self.threads), max(1, rows // 4))
@@ -96,6 +110,7 @@ class Planner:
 
     def groups(self, channels: int, places: int) -> dict[str, int]:
         """Split channels into groups so that there are enough items."""
+        places *= self.side_by_side
         groups = min(channels, max(1, -(-ITEMS_PER_THREAD * self.threads // places)))
         group = -(-channels // groups)
         return {"channels": channels, "group": group, "groups": -(-channels // group)}
@@ -113,3 +128,12 @@ class Planner:
             layout = planes(space, 1)
             self.plan.masks[name] = (self.new_buffer(name, layout.nbytes, pinned=True), layout)
         return self.plan.masks[name]
+
+    def integers(self, name: str, space: Space, vocabulary: int) -> tuple[Buffer, Layout]:
+        """Return the integer input as int32, one value per lane; every value must be below every `vocabulary`."""
+        known = self.plan.integers.get(name)
+        if known is None:
+            layout = planes(space, 1)
+            known = (self.new_buffer(name, layout.nbytes, pinned=True), layout, vocabulary)
+        self.plan.integers[name] = (*known[:2], min(known[2], vocabulary))
+        return known[:2]

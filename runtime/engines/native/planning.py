@@ -4,7 +4,8 @@ plan = plan_network(fuse(understand(...)), threads=2, machine=machine)
 print(plan)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from runtime.engines.native import passes
@@ -21,6 +22,7 @@ from runtime.engines.native.operators import (
     Operator,
     Scale,
     Source,
+    Tensor,
 )
 from runtime.engines.native.plan import Plan, assign
 from runtime.engines.native.planner import Packed, Planner
@@ -37,13 +39,59 @@ def plan_network(network: Network, *, threads: int, machine: InstructionSet, pac
 
     Plans of the same graph at other shapes may pass the same `packed`, and then share packed weights.
     """
-    planner = Planner(network, threads, machine, {} if packed is None else packed)
-    for operator in network.operators:
-        if operator.output not in planner.absorbed:
-            PLANNERS[type(operator)](planner, operator)
-    for name, ref in network.outputs.items():
+    return plan_ensemble(network, {}, threads=threads, machine=machine, packed=packed)
+
+
+def plan_ensemble(
+    trunk: Network,
+    heads: Mapping[str, Network],
+    *,
+    threads: int,
+    machine: InstructionSet,
+    packed: Packed | None = None,
+) -> Plan:
+    """Plan a fused trunk, which may be empty, followed by fused heads side by side.
+
+    Heads read the outputs of the trunk, and the model inputs, by name. With heads, the outputs of the plan are theirs,
+    one each, by the keys of `heads`; without, those of the trunk.
+    """
+    known = {name: ref.tensor for name, ref in trunk.outputs.items()}
+    bodies = [_connect(network, known) for network in (trunk, *heads.values())]
+    outputs = {head: ref for head, network in heads.items() for ref in network.outputs.values()} or trunk.outputs
+    operators = [operator for body in bodies for operator in body]
+    planner = Planner(operators, outputs, threads, machine, {} if packed is None else packed)
+    _place(planner, bodies[0])
+    planner.side_by_side = max(1, len(heads))
+    start = planner.wave
+    for body in bodies[1:]:
+        planner.wave = start
+        _place(planner, body)
+    for name, ref in outputs.items():
         buffer, layout = planner.tensors[ref.tensor]
         buffer.pinned = True
         planner.plan.outputs[name] = (buffer, layout, ref)
     planner.plan.arena_bytes = assign(planner.plan.buffers)
     return planner.plan
+
+
+def _connect(network: Network, known: dict[str, Tensor]) -> list[Operator]:
+    """Return the operators with every source that is known by name replaced by what is known; add the others to it."""
+    same: dict[Tensor, Tensor] = {}
+    operators: list[Operator] = []
+    for operator in network.operators:
+        if isinstance(operator, Source):
+            if operator.name in known:
+                same[operator.output] = known[operator.name]
+                continue
+            known[operator.name] = operator.output
+        moved = {
+            name: same[value] for name, value in vars(operator).items() if isinstance(value, Tensor) and value in same
+        }
+        operators.append(replace(operator, **moved) if moved else operator)
+    return operators
+
+
+def _place(planner: Planner, operators: list[Operator]) -> None:
+    for operator in operators:
+        if operator.output not in planner.absorbed:
+            PLANNERS[type(operator)](planner, operator)

@@ -5,6 +5,7 @@ from typing import Any
 from llvmlite import ir
 
 from runtime.engines.native.emitter import I64, Emitter, Int
+from runtime.engines.native.kernels.alone import ALONE
 from runtime.engines.native.kernels.attention import ATTENTION
 from runtime.engines.native.kernels.dense import DENSE
 from runtime.engines.native.kernels.kernel import Context, Fields, Kernel
@@ -16,7 +17,7 @@ from runtime.engines.native.machine import InstructionSet
 
 KERNELS = {
     kernel.name: kernel
-    for kernel in (STREAM, DENSE, PACK_RUNS, PACK_GATHER, MAX_POOL, MAP, LAYER_NORM, AVERAGE, EMBED, ATTENTION)
+    for kernel in (ALONE, STREAM, DENSE, PACK_RUNS, PACK_GATHER, MAX_POOL, MAP, LAYER_NORM, AVERAGE, EMBED, ATTENTION)
 }
 
 

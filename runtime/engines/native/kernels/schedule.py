@@ -1,9 +1,9 @@
-"""What walks a program: threads take items of a step and meet at a barrier before the next.
+"""What walks a program: threads take items of a wave and meet at a barrier before the next.
 
-A program is int64 (number of steps, address of the steps). A step is STEP_BYTES: (kernel, arguments, bytes of the
-arguments, items, variants); item i is item i % items of variant i // items, and each variant has its own arguments.
-Every thread first takes the items of its own share, always the same neighbouring ones, so that what it has written in
-one step is in its cache in the next; then it helps the others.
+A program is int64 (number of waves, address of the waves). A wave is WAVE_BYTES: (number of steps, address of the
+steps, items of all of them). Its steps, such as the same layer of several heads, run side by side; a step is STEP_BYTES:
+(kernel, arguments, first item, end of its items). Every thread first takes the items of its own share of a wave, always
+the same neighbouring ones, so that what it has written in one wave is in its cache in the next; then it helps others.
 
 A team is `team_bytes`, one cache line per kind of word. Waiting spins briefly and then sleeps in the kernel (futex), so
 idle threads burn no core and more threads than cores still make progress.
@@ -16,10 +16,10 @@ from llvmlite import ir
 
 from runtime.engines.native.emitter import I32, I64, LINE, Emitter, Int
 
-STEP_BYTES = 64
+WAVE_BYTES, STEP_BYTES = 24, 32
 KERNEL = ir.FunctionType(ir.VoidType(), [I64] * 3)
 COUNTERS = 256
-"""Offset in a team of the items taken from the share of each thread in the current step, one cache line each."""
+"""Offset in a team of the items taken from the share of each thread in the current wave, one cache line each."""
 GENERATION, ARRIVED, SLEEPERS, JOB, JOB_SLEEPERS = 0, 64, 68, 128, 132
 """Offsets of 32-bit words in a team."""
 JOINED, THREADS, PROGRAM = 136, 192, 200
@@ -146,10 +146,10 @@ def _emit_barrier(module: Any) -> None:
 def _emit_walk(module: Any) -> None:
     """walk(team, program, thread): the share of one thread in a program."""
     k, (team, program, thread) = _function(module, "walk", 3)
-    steps, threads = k.load_int(program + 8), k.load_int(team + THREADS)
+    waves, threads = k.load_int(program + 8), k.load_int(team + THREADS)
     with k.loop(0, k.load_int(program)) as number:
-        step = steps + number * STEP_BYTES
-        items = k.load_int(step + 24) * k.load_int(step + 32)
+        wave = waves + number * WAVE_BYTES
+        items = k.load_int(wave + 16)
         with k.loop(thread, thread + threads) as turn:
             share = turn % threads
             start, stop = items * share // threads, items * (share + 1) // threads
@@ -159,19 +159,22 @@ def _emit_walk(module: Any) -> None:
             item = start + _add(k, team + COUNTERS + share * LINE, 1, 64)
             k.builder.cbranch(item.compare("<", stop), compute, done)
             k.builder.position_at_end(compute)
-            _compute(k, step, item, thread)
+            with k.loop(0, k.load_int(wave)) as index:
+                step = k.load_int(wave + 8) + index * STEP_BYTES
+                first = k.load_int(step + 16)
+                mine = k.builder.and_(item.compare(">=", first), item.compare("<", k.load_int(step + 24)))
+                with k.when(mine):
+                    call_kernel(k, step, item - first, thread)
             k.builder.branch(take)
             k.builder.position_at_end(done)
         _call(k, "barrier", team)
     k.builder.ret_void()
 
 
-def _compute(k: Emitter, step: Int, item: Int, thread: Int) -> None:
-    """Call the kernel of a step for one item of all variants."""
-    items = k.load_int(step + 24)
-    arguments = k.load_int(step + 8) + item // items * k.load_int(step + 16)
+def call_kernel(k: Emitter, step: Int, item: Int, thread: Int) -> None:
+    """Compute one item of a step, counted from its first."""
     function = k.builder.inttoptr(k.load_int(step).value, KERNEL.as_pointer())
-    k.builder.call(function, [argument.value for argument in (arguments, item % items, thread)])
+    k.builder.call(function, [argument.value for argument in (k.load_int(step + 8), item, thread)])
 
 
 def _emit_run(module: Any) -> None:
