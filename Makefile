@@ -27,11 +27,8 @@ MAKEFLAGS += --no-builtin-rules
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: $(VENV)/.serve ## serve the artifacts in models/ on 127.0.0.1:8000, by DeepSparse where it exists
-	@echo "This switches DeepSparse on where it is installed. Its community licence covers evaluation in development"
-	@echo "and test, not production use; to serve without it: make serve ENGINE=onnxruntime"
-	$(VENV)/bin/neurotrails serve --models $(MODELS) --host $(HOST) --port $(PORT) \
-		--engine $(ENGINE) --accept-deepsparse-licence
+serve: $(VENV)/.serve ## serve the artifacts in models/ on 127.0.0.1:8000
+	$(VENV)/bin/neurotrails serve --models $(MODELS) --host $(HOST) --port $(PORT) --engine $(ENGINE)
 
 test: lint ## install everything, run the linters and every test (but the large ones)
 	$(VENV)/bin/python -m pytest -m "not large" $(ARGS)

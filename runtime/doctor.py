@@ -6,17 +6,11 @@ neurotrails doctor
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from runtime.cores import core_budget
-from runtime.engines import installed_engines
+from runtime.cpu import cpu
+from runtime.engines import installed_engines, native_obstacle
 from runtime.errors import EngineNotInstalled
-
-FLAGS = (
-    "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16",
-    "asimd", "asimddp", "i8mm", "bf16", "sve",
-)  # fmt: skip
-"""CPU features that decide how fast an engine is, by the names of /proc/cpuinfo; `asimd` is NEON."""
 
 EXTRAS = {"train": "torch", "serve": "fastapi", "bench": "locust"}
 """Extra -> the distribution that tells whether it is installed."""
@@ -24,7 +18,7 @@ EXTRAS = {"train": "torch", "serve": "fastapi", "bench": "locust"}
 
 def doctor() -> None:
     """Show CPU, cores, engines and extras, and the command that adds what is missing."""
-    model, flags = cpu(Path("/proc/cpuinfo"))
+    model, flags = cpu()
     budget = core_budget()
     print(f"neurotrails {version('neurotrails')}, Python {platform.python_version()}, {platform.platform()}")
     print(f"CPU       {model}")
@@ -38,6 +32,7 @@ def doctor() -> None:
             print(f"engine    {name} {found.version}")
             for note in found.notes:
                 print(f"          {note}")
+    print(f"auto      {_automatic()}")
     for extra, distribution in EXTRAS.items():
         try:
             print(f"extra     {extra} ({distribution} {version(distribution)})")
@@ -47,15 +42,10 @@ def doctor() -> None:
     print(f"telemetry off (NM_DISABLE_ANALYTICS={os.environ['NM_DISABLE_ANALYTICS']} for DeepSparse)")
 
 
-def cpu(cpuinfo: Path) -> tuple[str, list[str]]:
-    """Model name, and which of `FLAGS` the CPU has, from /proc/cpuinfo; elsewhere what Python knows, and none."""
-    try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), []
-    fields: dict[str, str] = {}
-    for line in lines:
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    present = set(fields.get("flags", fields.get("Features", "")).split())
-    return fields.get("model name") or platform.machine(), [flag for flag in FLAGS if flag in present]
+def _automatic() -> str:
+    """Which engine `auto` takes on this machine."""
+    others = "deepsparse where it is installed and its licence accepted, otherwise onnxruntime"
+    obstacle = native_obstacle()
+    if obstacle is None:
+        return f"native, for artifacts that it supports; for others {others}"
+    return f"{others}; not native: {obstacle}"

@@ -40,7 +40,7 @@ def predict(
     Args:
         artifact: Folder of the artifact.
         inputs: Files to predict: images, or texts in UTF-8; - is the standard input.
-        engine: Engine that computes: auto, or the name of one.
+        engine: Engine that computes: auto, deepsparse, native or onnxruntime.
         heads: Let exactly this many heads vote. Default: all.
         min_confidence: Stop asking heads for an input once its vote is at least this sure. Default: never.
         top_k: How many of the most probable labels to show.

@@ -96,8 +96,9 @@ class Core:
                 engine.name, engine.version, engine.cores,
             )  # fmt: skip
             self._observer.model_loaded(card)
-        for note in sorted({note for card in self._models.cards for note in card.engine.notes}):
-            logger.warning("%s", note)
+        engines = [card.engine for card in self._models.cards]
+        for name, note in sorted({(engine.name, note) for engine in engines for note in engine.notes}):
+            logger.warning("%s: %s", name, note)
         if self._state == "loading":
             self._state = "ready"
             logger.info("All models are ready.")

@@ -10,16 +10,15 @@ import pytest
 
 from runtime.artifact import Artifact
 from runtime.cores import core_budget
-from runtime.engines import installed_engines, load_engine
+from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
-from runtime.errors import EngineNotInstalled
 from runtime.graph import load_graph, stored_weights
 from runtime.predictor import Predictor
 from runtime.preprocess import ImagePreprocessor, Row
+from tests.engines import ENGINE_NAMES
 
 MODELS = sorted(path.parent for path in Path("models").glob("*/manifest.json"))
 EXAMPLES = json.loads(Path("examples/expected.json").read_text())
-ENGINES = [name for name, found in installed_engines().items() if not isinstance(found, EngineNotInstalled)]
 REQUIRED = {"fashion-mnist": 0.925, "newsgroups": 0.80}
 """Test accuracy of the vote that a shipped artifact must reach."""
 
@@ -57,7 +56,7 @@ def test_values_counted_from_the_files_equal_the_manifest(artifact: Artifact) ->
     assert sparsity.kept == round(0.2 * sparsity.weights)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_every_engine_answers_the_examples(artifact: Artifact, engine: str) -> None:
     options = EngineOptions(cores=core_budget().cores, batch_sizes=(1,))
     predictor = Predictor(artifact, load_engine(artifact, engine, options))
@@ -76,7 +75,7 @@ def test_the_verb_verify_accepts_them(artifact: Artifact) -> None:
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_accuracy_on_the_whole_test_set_is_the_manifests(artifact: Artifact, engine: str) -> None:
     """Genuine test data through the served preprocessing and engine; parity keeps all but borderline rows."""
     from training.config import load_config

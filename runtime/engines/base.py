@@ -9,9 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from runtime.artifact import Artifact
 from runtime.errors import EngineError, UnsupportedModel
+from runtime.graph import load_graph
 from runtime.manifest import Stage, TextPreprocessing
 
 Tensors = Mapping[str, NDArray[np.generic]]
@@ -73,7 +75,8 @@ class Engine(ABC):
     """An artifact, loaded and compiled. Thread-safe; releases the GIL while computing; never touches the network.
 
     Subclasses load everything in `_load` and run one stage at one compiled shape in `_run`; splitting and padding of
-    other batch sizes is done here, by the cost of each size as measured at warm-up.
+    other batch sizes is done here, by the cost of each size as measured at warm-up. So is the check of the graphs: all
+    of them have passed it before `_load` is called, whether it reads the files or takes `model(stage)`.
     """
 
     name: ClassVar[str]
@@ -94,7 +97,11 @@ class Engine(ABC):
         self.batch_sizes = tuple(sorted(set(options.batch_sizes)))
         self._trunk = manifest.trunk
         self._heads = manifest.heads
-        self._load()
+        self._models = {stage.file: load_graph(artifact.path(stage.file)) for stage in manifest.stages}
+        try:
+            self._load()
+        finally:
+            self._models.clear()
         self._costs = {stage.file: self._warm_up(stage) for stage in manifest.stages}
         self.load_seconds = time.perf_counter() - started
 
@@ -130,6 +137,10 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to release
         """Release threads and memory. The engine must not be used afterwards."""
+
+    def model(self, stage: Stage) -> ModelProto:
+        """The graph of a stage, checked; only for `_load`, after which the graphs are dropped."""
+        return self._models[stage.file]
 
     @abstractmethod
     def _load(self) -> None:

@@ -1,6 +1,6 @@
 """Fixtures: one image and one text artifact, and the engines that are installed."""
 
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,13 +9,10 @@ from runtime.artifact import Artifact
 from runtime.engines import load_engine
 from runtime.engines.base import Engine, EngineOptions
 from tests.artifacts import write_tiny_image_artifact, write_tiny_text_artifact
+from tests.engines import ENGINE_NAMES
 
 CORES = 1
 """Cores of most engines in these tests: the networks are tiny, so more threads would only wait for each other."""
-
-needs_deepsparse = pytest.mark.skipif(find_spec("deepsparse") is None, reason="DeepSparse is not installed")
-
-ENGINE_NAMES = [pytest.param("deepsparse", marks=needs_deepsparse), "onnxruntime"]
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +49,8 @@ def text_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session", params=ENGINE_NAMES)
-def engine(request: pytest.FixtureRequest, artifact: Artifact) -> Engine:
+def engine(request: pytest.FixtureRequest, artifact: Artifact) -> Iterator[Engine]:
     """Each engine with each artifact."""
-    return load_engine(artifact, request.param, EngineOptions(cores=CORES))
+    loaded = load_engine(artifact, request.param, EngineOptions(cores=CORES))
+    yield loaded
+    loaded.close()

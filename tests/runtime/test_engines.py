@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import pytest
 from onnx import ModelProto
 
 from runtime.artifact import Artifact
-from runtime.engines import installed_engines, load_engine
+from runtime.engines import engine_class, installed_engines, load_engine, native_obstacle
 from runtime.engines.base import Engine, EngineOptions, Features
 from runtime.errors import ArtifactError, EngineError, EngineNotInstalled, UnsupportedModel
+from runtime.graph import load_graph
 from runtime.parity import compare
 from runtime.preprocess import Batch
 from runtime.verify import read_reference
-from tests.runtime.conftest import CORES, ENGINE_NAMES, needs_deepsparse
+from tests.engines import ENGINE_NAMES, needs_deepsparse
+from tests.runtime.conftest import CORES
 from tests.runtime.tampering import edit_graph
+
+needs_fast_native = pytest.mark.skipif(native_obstacle() is not None, reason=str(native_obstacle()))
 
 
 def _logits(engine: Engine, inputs: Batch) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
@@ -79,7 +84,7 @@ def test_splits_have_the_lowest_cost(image_artifact: Artifact, costs: dict[int, 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_threads_do_not_disturb_each_other(artifact: Artifact, name: str, streams: int) -> None:
     engine = load_engine(artifact, name, EngineOptions(cores=2, streams=streams, batch_sizes=(1, 4)))
-    assert engine.concurrency == streams
+    assert engine.concurrency == (1 if name == "native" else streams)  # a call of native uses all cores
     inputs, expected = read_reference(artifact)
 
     def run(task: int) -> bool:
@@ -112,10 +117,9 @@ for engine in engines:
     assert done.stdout.splitlines() == ["1", "2", f"1 {note}", f"3 {note}"]
 
 
-def test_strided_inputs(image_artifact: Artifact) -> None:
-    engine = load_engine(image_artifact, "onnxruntime", EngineOptions(cores=CORES))
-    inputs, expected = read_reference(image_artifact)
-    strided = {"image": np.asfortranarray(inputs["image"])[::2]}
+def test_strided_inputs(engine: Engine) -> None:
+    inputs, expected = read_reference(engine.artifact)
+    strided = {name: np.asfortranarray(tensor)[::2] for name, tensor in inputs.items()}
     assert compare(expected[0][::2], engine.head(0, engine.trunk(strided))).holds
 
 
@@ -146,42 +150,102 @@ def test_an_unknown_engine(image_artifact: Artifact) -> None:
         load_engine(image_artifact, "abacus", EngineOptions(cores=CORES))
 
 
-def test_auto_does_not_accept_a_licence_on_its_own(image_artifact: Artifact) -> None:
-    assert load_engine(image_artifact, "auto", EngineOptions(cores=CORES)).name == "onnxruntime"
+@needs_fast_native
+def test_auto_is_native_where_its_fast_code_runs(artifact: Artifact) -> None:
+    options = EngineOptions(cores=CORES, batch_sizes=(1,), accept_deepsparse_licence=True)
+    engine = load_engine(artifact, "auto", options)
+    assert engine.name == "native"
+    assert not any("instead of" in note for note in engine.notes)
+    engine.close()
+
+
+def _with_an_operator_that_native_lacks(folder: Path) -> Artifact:
+    def replace_relu(model: ModelProto) -> None:
+        next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Softsign"
+
+    edit_graph(folder, "trunk.onnx", replace_relu)
+    return Artifact.open(folder)
+
+
+@needs_fast_native
+def test_auto_says_what_the_native_engine_does_not_support(image_folder: Path) -> None:
+    artifact = _with_an_operator_that_native_lacks(image_folder)
+    with pytest.raises(UnsupportedModel) as refused:
+        load_engine(artifact, "native", EngineOptions(cores=CORES))
+    engine = load_engine(artifact, "auto", EngineOptions(cores=CORES))
+    assert engine.name == "onnxruntime"
+    assert "Softsign" in str(refused.value)
+    assert f"chosen instead of native for tiny-image: {refused.value}" in engine.info().notes
+
+
+@pytest.mark.parametrize("flags", [[], ["avx2"], ["asimd", "sve"]])
+def test_auto_is_not_native_without_avx2(
+    image_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    monkeypatch.setattr("runtime.engines.cpu", lambda: ("Neoverse", flags))
+    engine = load_engine(image_artifact, "auto", EngineOptions(cores=CORES))
+    assert engine.name == "onnxruntime"
+    [note] = [note for note in engine.notes if "native" in note]
+    assert "avx2 and fma; Neoverse is not known to have them" in note
 
 
 @needs_deepsparse
-def test_auto_is_deepsparse_once_its_licence_is_accepted(image_artifact: Artifact) -> None:
-    options = EngineOptions(cores=CORES, batch_sizes=(1,), accept_deepsparse_licence=True)
-    assert load_engine(image_artifact, "auto", options).name == "deepsparse"
+def test_auto_is_deepsparse_only_once_its_licence_is_accepted(
+    image_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.engines.cpu", lambda: ("Neoverse", []))
+    options = EngineOptions(cores=CORES, batch_sizes=(1,))
+    assert load_engine(image_artifact, "auto", options).name == "onnxruntime"
+    engine = load_engine(image_artifact, "auto", replace(options, accept_deepsparse_licence=True))
+    assert engine.name == "deepsparse"
+    assert any("not for production use" in note for note in engine.notes)
+    assert any("instead of native" in note for note in engine.notes)
+    engine.close()
+    assert len(engine_class("deepsparse").notes) == 1, "the note of one engine became that of all"
+
+
+@needs_fast_native
+def test_auto_replaces_no_engine_that_fails(image_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("the compiler gave up")
+
+    monkeypatch.setattr(engine_class("native"), "_load", fail)
+    with pytest.raises(EngineError, match="the compiler gave up"):
+        load_engine(image_artifact, "auto", EngineOptions(cores=CORES))
 
 
 def test_installed_engines() -> None:
     found = installed_engines()
     assert set(found) == {"deepsparse", "native", "onnxruntime"}
     assert not isinstance(found["onnxruntime"], EngineNotInstalled)
+    assert not isinstance(found["native"], EngineNotInstalled)
 
 
 def test_a_missing_engine_says_what_to_install(image_artifact: Artifact) -> None:
     script = f"""
 import sys
-sys.modules["deepsparse"] = None  # what an import finds when there is no such package
+sys.modules["deepsparse"] = sys.modules["llvmlite"] = None  # what an import finds when there is no such package
 from runtime.artifact import Artifact
 from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.errors import EngineNotInstalled
 artifact = Artifact.open({str(image_artifact.folder)!r})
 accepted = EngineOptions(cores=1, accept_deepsparse_licence=True)
-print(load_engine(artifact, "auto", accepted).name)
-try:
-    load_engine(artifact, "deepsparse", accepted)
-except EngineNotInstalled as error:
-    print(error)
+automatic = load_engine(artifact, "auto", accepted)
+print(automatic.name)
+print(*automatic.notes)
+for name in ("deepsparse", "native"):
+    try:
+        load_engine(artifact, name, accepted)
+    except EngineNotInstalled as error:
+        print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    auto, message = done.stdout.splitlines()
+    auto, note, deepsparse, native = done.stdout.splitlines()
     assert auto == "onnxruntime"
-    assert "pip install 'neurotrails[deepsparse]'" in message
+    assert note == f"chosen instead of native for tiny-image: {native}"
+    assert "pip install 'neurotrails[deepsparse]'" in deepsparse
+    assert "pip install 'llvmlite" in native
 
 
 @pytest.mark.parametrize(
@@ -199,10 +263,33 @@ def test_impossible_options(options: dict[str, int], problem: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENGINE_NAMES)
-def test_no_engine_sees_an_unsafe_graph(image_folder: Path, name: str) -> None:
+def test_no_engine_sees_an_unsafe_graph(image_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def shrink(model: ModelProto) -> None:
         model.graph.node[0].attribute[0].sparse_tensor.dims[0] = 1  # most indices now lie outside
 
     edit_graph(image_folder, "head_1.onnx", shrink)
     with pytest.raises(ArtifactError, match=r"head_1\.onnx.*sparse indices must be sorted, unique and inside"):
         load_engine(Artifact.open(image_folder), name, EngineOptions(cores=CORES))
+    found = engine_class(name)
+    monkeypatch.setattr(found, "_load", lambda _: pytest.fail("the engine was let at it"))
+    with pytest.raises(ArtifactError, match=r"head_1\.onnx"):
+        found(Artifact.open(image_folder), EngineOptions(cores=CORES))
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+def test_each_graph_is_read_once_and_then_dropped(
+    image_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    read = []
+
+    def counted(path: Path) -> ModelProto:
+        read.append(path.name)
+        return load_graph(path)
+
+    monkeypatch.setattr("runtime.engines.base.load_graph", counted)
+    engine = load_engine(image_artifact, name, EngineOptions(cores=CORES, batch_sizes=(1,)))
+    stages = image_artifact.manifest.stages
+    assert read == [stage.file for stage in stages]
+    with pytest.raises(KeyError):
+        engine.model(stages[0])
+    engine.close()

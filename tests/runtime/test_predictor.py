@@ -18,6 +18,7 @@ from runtime.predictor import Prediction, Predictor, Wish
 from runtime.preprocess import Batch
 from runtime.verify import read_reference
 from runtime.vote import Vote
+from tests.engines import ENGINE_NAMES
 from tests.runtime.conftest import CORES
 
 TEMPERATURES = (6.0, 3.0, 4.5)
@@ -30,12 +31,20 @@ def vote(request: pytest.FixtureRequest) -> Vote:
     return chosen
 
 
+@pytest.fixture(scope="module", params=ENGINE_NAMES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module", params=["finished rows are dropped", "finished rows stay"])
-def predictor(request: pytest.FixtureRequest, image_artifact: Artifact, vote: Vote) -> Iterator[Predictor]:
+def predictor(
+    request: pytest.FixtureRequest, image_artifact: Artifact, engine_name: str, vote: Vote
+) -> Iterator[Predictor]:
     manifest = image_artifact.manifest
     calibration = manifest.calibration.model_copy(update={"temperatures": TEMPERATURES})
     artifact = replace(image_artifact, manifest=manifest.model_copy(update={"calibration": calibration, "vote": vote}))
-    engine = load_engine(artifact, "onnxruntime", EngineOptions(cores=CORES))
+    engine = load_engine(artifact, engine_name, EngineOptions(cores=CORES))
     fewer_rows_pay = request.param == "finished rows are dropped"
     engine._costs = {file: {1: 1.0, 4: 4.0 if fewer_rows_pay else 1.0, 16: 16.0 if fewer_rows_pay else 1.0}
                      for file in engine._costs}  # fmt: skip
@@ -147,13 +156,15 @@ def test_no_rows(predictor: Predictor) -> None:
     assert predictor.predict([]).predictions == []
 
 
-def test_rows_of_texts_of_many_lengths(text_artifact: Artifact) -> None:
-    predictor = Predictor(text_artifact, load_engine(text_artifact, "onnxruntime", EngineOptions(cores=CORES)))
+def test_rows_of_texts_of_many_lengths(text_artifact: Artifact, engine_name: str) -> None:
+    engine = load_engine(text_artifact, engine_name, EngineOptions(cores=CORES))
+    predictor = Predictor(text_artifact, engine)
     rows = [text_artifact.preprocessor.prepare("the ball game " * count) for count in (1, 2, 5, 20)]
     together = predictor.predict(rows).predictions
     for row, prediction in zip(rows, together, strict=True):
         alone = predictor.predict([row]).predictions[0]
         np.testing.assert_allclose(prediction.probabilities, alone.probabilities, atol=1e-5)
+    engine.close()
 
 
 @pytest.mark.parametrize(

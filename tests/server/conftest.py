@@ -1,4 +1,4 @@
-"""Fixtures: a folder with one image and one text artifact, a service on it, bare predictors of both."""
+"""Fixtures: a folder with one image and one text artifact; for each engine, a service on it and bare predictors."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.artifacts import write_tiny_image_artifact, write_tiny_text_artifact
+from tests.engines import ENGINE_NAMES
 from tests.server.service import Direct, Service
 
 
@@ -18,9 +19,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", params=ENGINE_NAMES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="session")
-def service(models: Path) -> Iterator[Service]:
-    with Service(models, max_body_bytes=200_000, max_inputs=20, max_pixels=10_000, max_text_chars=5_000) as running:
+def service(models: Path, engine_name: str) -> Iterator[Service]:
+    limits = {"max_body_bytes": 200_000, "max_inputs": 20, "max_pixels": 10_000, "max_text_chars": 5_000}
+    with Service(models, engine=engine_name, **limits) as running:
         yield running.wait()
 
 
@@ -30,10 +38,14 @@ def client(service: Service) -> httpx.Client:
 
 
 @pytest.fixture(scope="session")
-def images(models: Path) -> Direct:
-    return Direct(models / "tiny-image")
+def images(models: Path, engine_name: str) -> Iterator[Direct]:
+    direct = Direct(models / "tiny-image", engine_name)
+    yield direct
+    direct.close()
 
 
 @pytest.fixture(scope="session")
-def texts(models: Path) -> Direct:
-    return Direct(models / "tiny-text")
+def texts(models: Path, engine_name: str) -> Iterator[Direct]:
+    direct = Direct(models / "tiny-text", engine_name)
+    yield direct
+    direct.close()

@@ -25,9 +25,9 @@ CORES = 2
 class Service:
     """A running service; `client` talks to it, `core` is its inside."""
 
-    def __init__(self, models: Path, **settings: Any) -> None:
+    def __init__(self, models: Path, *, engine: str = "onnxruntime", **settings: Any) -> None:
         self.failures: list[StartupError] = []
-        self.settings = Settings(models=models, cores=CORES, engine="onnxruntime", port=0, **settings)
+        self.settings = Settings(models=models, cores=CORES, engine=engine, port=0, **settings)
         app = create_app(self.settings, self.failures.append)
         self.core = app.state.core
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none")
@@ -62,18 +62,22 @@ class Service:
 
 
 class Direct:
-    """A bare predictor of the same artifact: what the service must answer."""
+    """A bare predictor of the same artifact on the same engine: what the service must answer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: str) -> None:
         artifact = Artifact.open(folder)
         options = EngineOptions(cores=CORES, precision=artifact.manifest.precision)
         self.labels = artifact.manifest.labels
-        self._predictor = Predictor(artifact, load_engine(artifact, "onnxruntime", options))
+        self._predictor = Predictor(artifact, load_engine(artifact, engine, options))
 
     def predict(self, data: bytes | str, **wish: Any) -> Prediction:
         """Predict one input."""
         row = self._predictor.artifact.preprocessor.prepare(data)
         return self._predictor.predict([row], Wish(**wish)).predictions[0]
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._predictor.engine.close()
 
     def check(self, reply: Expected, data: bytes | str, **wish: Any) -> None:
         """Assert that one element of a reply's `predictions` is the answer for `data`."""

@@ -19,6 +19,8 @@ from tests.artifacts import write_tiny_image_artifact
 from tests.server.inputs import image_file, text
 from tests.server.service import Direct, Service
 
+pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session")  # none sees bad input
+
 JSON = {"content-type": "application/json"}
 
 

@@ -11,6 +11,8 @@ import pytest
 from tests.server.inputs import image_file, text
 from tests.server.service import Direct, Service
 
+pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session")  # all answer alike
+
 LOCUSTFILE = Path(__file__).parents[2] / "benchmarks" / "locustfile.py"
 
 

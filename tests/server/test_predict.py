@@ -24,12 +24,12 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def test_the_whole_reply(client: httpx.Client) -> None:
+def test_the_whole_reply(client: httpx.Client, engine_name: str) -> None:
     reply = client.post("/predict", files={"file": image_file(0)}, headers={"x-request-id": "mine-1"}).json()
     assert list(reply) == ["id", "model", "version", "engine", "precision", "vote", "predictions", "timing_ms"]
     assert reply["id"] == "mine-1"
     assert (reply["model"], reply["version"]) == ("tiny-image", "1")
-    assert (reply["engine"], reply["precision"], reply["vote"]) == ("onnxruntime", "fp32", "probabilities")
+    assert (reply["engine"], reply["precision"], reply["vote"]) == (engine_name, "fp32", "probabilities")
     [prediction] = reply["predictions"]
     assert prediction["top_k"] == [{name: prediction[name] for name in ("label", "index", "probability")}]
     timing = reply["timing_ms"]

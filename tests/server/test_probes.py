@@ -39,13 +39,13 @@ def test_probes(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_models(client: httpx.Client) -> None:
+def test_models(client: httpx.Client, engine_name: str) -> None:
     reply = ModelsReply.model_validate_json(client.get("/models").content)
     image, text = reply.models
     assert (image.name, image.modality, image.default, image.heads) == ("tiny-image", "image", True, 3)
     assert (text.name, text.modality, text.default, text.heads) == ("tiny-text", "text", True, 3)
     assert image.labels == ["circle", "square", "triangle", "star", "cross"]
-    assert (image.engine, image.cores) == ("onnxruntime", 2)
+    assert (image.engine, image.cores) == (engine_name, 2)
     assert 0 < image.density < 0.5
     assert 0 < image.effective_macs < image.dense_macs
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from runtime.engines import engine_class
-from runtime.errors import EngineNotInstalled
+from runtime.engines import native_obstacle
 from server.app import serve
 from server.errors import StartupError
 from server.settings import Settings
 from tests.artifacts import write_tiny_image_artifact
+from tests.engines import needs_deepsparse
 from tests.server.inputs import image_file, text
 from tests.server.service import CORES, Direct, Service
 
@@ -131,14 +131,16 @@ def test_the_command_fails_with_the_reason(tmp_path: Path) -> None:
     assert done.stderr.rstrip().splitlines()[-1].startswith("server.errors.StartupError: The models folder")
 
 
-def test_a_process_answers_curl_and_stops_cleanly(models: Path, tmp_path: Path, images: Direct, texts: Direct) -> None:
+def test_a_process_answers_curl_and_stops_cleanly(
+    models: Path, tmp_path: Path, engine_name: str, images: Direct, texts: Direct
+) -> None:
     picture, message = tmp_path / "a.png", tmp_path / "a.txt"
     picture.write_bytes(image_file(1))
     message.write_text(text(1))
     body = json.dumps({"inputs": [{"text": text(1)}]})
     image: tuple[Direct, bytes | str] = (images, image_file(1))
     words: tuple[Direct, bytes | str] = (texts, text(1))
-    with process(models, engine="onnxruntime", cores=CORES, port=0) as (running, log, url):
+    with process(models, engine=engine_name, cores=CORES, port=0) as (running, log, url):
         for arguments, (direct, value) in [
             (["-F", f"file=@{picture}"], image),
             (["-T", str(picture)], image),
@@ -160,19 +162,38 @@ def test_a_process_answers_curl_and_stops_cleanly(models: Path, tmp_path: Path, 
         assert running.wait() == 0
     serving = [line for line in log if "Serving" in line]
     assert len(serving) == 2
-    assert re.search(r"Serving tiny-image version 1 .* with onnxruntime [0-9.]+ on 2 core", serving[0])
+    assert re.search(rf"Serving tiny-image version 1 .* with {engine_name} [0-9.]+ on 2 core", serving[0])
+    assert any("not for production use" in line for line in log) == (engine_name == "deepsparse")
 
 
+@needs_deepsparse
 def test_the_licence_note_of_deepsparse_is_shown(models: Path) -> None:
-    try:
-        engine_class("deepsparse")
-    except EngineNotInstalled as error:
-        pytest.skip(str(error))
-    with process(models, accept_deepsparse_licence=True, cores=1, port=0) as (_, log, url):
+    with process(models, engine="deepsparse", cores=1, port=0) as (_, log, url):
         assert curl("-d", "ball", f"{url}/predict")["engine"] == "deepsparse"
     [note] = [line for line in log if "evaluation" in line]
-    assert "WARNING" in note
+    assert "WARNING neurotrails: deepsparse: " in note
     assert "not for production use" in note
+
+
+def test_auto_says_why_it_is_not_native(
+    models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("runtime.engines.cpu", lambda: ("Neoverse", []))
+    with Service(models, engine="auto") as service:
+        found = service.wait().client.get("/models").json()["models"]
+    for model in found:
+        assert model["engine"] == "onnxruntime"
+        reason = f"chosen instead of native for {model['name']}: its fast code needs the CPU features avx2 and fma"
+        assert any(note.startswith(reason) for note in model["notes"])
+        assert f"onnxruntime: {reason}" in caplog.text
+
+
+@pytest.mark.skipif(native_obstacle() is not None, reason=str(native_obstacle()))
+def test_auto_is_native_even_where_deepsparse_is_allowed(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Service(models, engine="auto", accept_deepsparse_licence=True) as service:
+        found = service.wait().client.get("/models").json()["models"]
+    assert [model["engine"] for model in found] == ["native", "native"]
+    assert "production" not in caplog.text
 
 
 @pytest.mark.parametrize("module", ["server.app", "runtime.predictor"])

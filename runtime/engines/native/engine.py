@@ -24,7 +24,6 @@ from runtime.engines.native.plan import Plan
 from runtime.engines.native.planner import Packed
 from runtime.engines.native.planning import plan_network
 from runtime.errors import EngineNotInstalled, UnsupportedModel
-from runtime.graph import load_graph
 from runtime.manifest import Stage
 
 Key = tuple[str, int, int]
@@ -45,7 +44,7 @@ class NativeEngine(Engine):
         chosen = available[self.instruction_set or next(iter(available))]
         self.notes = (f"generated for {chosen.name}",)
         stages = self.artifact.manifest.stages
-        models = {stage.file: load_graph(self.artifact.path(stage.file)) for stage in stages}
+        models = {stage.file: self.model(stage) for stage in stages}
         require_known(models)
         self.plans: dict[Key, Plan] = {}
         for stage in stages:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 Array = NDArray[Any]
 Attributes = Mapping[str, Any]
@@ -39,15 +39,31 @@ def _divide(_: Attributes, inputs: list[Array]) -> Array:
     return left // right if left.dtype.kind == "i" else np.asarray(left / right, dtype=left.dtype)
 
 
+def _constant_of_shape(attributes: Attributes, inputs: list[Array]) -> Array:
+    value = numpy_helper.to_array(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)
+    return np.full(inputs[0], value[0])
+
+
 FOLD: dict[str, Callable[[Attributes, list[Array]], Array]] = {
     "Add": lambda _, inputs: inputs[0] + inputs[1],
+    "And": lambda _, inputs: inputs[0] & inputs[1],
     "Cast": lambda attributes, inputs: inputs[0].astype(helper.tensor_dtype_to_np_dtype(attributes["to"])),
     "Concat": lambda attributes, inputs: np.concatenate(inputs, attributes["axis"]),
+    "ConstantOfShape": _constant_of_shape,
     "Div": _divide,
+    "Equal": lambda _, inputs: inputs[0] == inputs[1],
+    "Expand": lambda _, inputs: np.broadcast_to(
+        inputs[0], np.broadcast_shapes(inputs[0].shape, tuple(inputs[1].tolist()))
+    ),
     "Gather": lambda attributes, inputs: np.take(inputs[0], inputs[1], attributes.get("axis", 0)),
     "Identity": lambda _, inputs: inputs[0],
     "Mod": lambda _, inputs: np.mod(inputs[0], inputs[1]),
     "Mul": lambda _, inputs: inputs[0] * inputs[1],
+    "Neg": lambda _, inputs: -inputs[0],
+    "Not": lambda _, inputs: ~inputs[0],
+    "Or": lambda _, inputs: inputs[0] | inputs[1],
+    "Pow": lambda _, inputs: np.power(inputs[0], inputs[1]).astype(inputs[0].dtype),
+    "Range": lambda _, inputs: np.arange(inputs[0].item(), inputs[1].item(), inputs[2].item(), inputs[0].dtype),
     "Reshape": _reshape,
     "Slice": _slice,
     "Sqrt": lambda _, inputs: np.sqrt(inputs[0]),
@@ -55,6 +71,7 @@ FOLD: dict[str, Callable[[Attributes, list[Array]], Array]] = {
     "Sub": lambda _, inputs: inputs[0] - inputs[1],
     "Transpose": lambda attributes, inputs: inputs[0].transpose(attributes.get("perm")),
     "Unsqueeze": lambda attributes, inputs: np.expand_dims(inputs[0], _axes(attributes, inputs)),
+    "Where": lambda _, inputs: np.where(inputs[0], inputs[1], inputs[2]),
 }
 """Operator -> what it computes from its attributes and inputs."""
 

@@ -72,7 +72,9 @@ class Operator:
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """Tensors that are read."""
-        return tuple(value for value in vars(self).values() if isinstance(value, Tensor) and value is not self.output)
+        fields = [value for name, value in vars(self).items() if name != "output"]
+        several = [each for value in fields for each in (value if isinstance(value, tuple) else (value,))]
+        return tuple(value for value in several if isinstance(value, Tensor))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,7 +127,10 @@ class Attend(Operator):
     value: Tensor
     heads: int
     scale: float
-    mask: PaddingMask | None
+    mask: PaddingMask | Tensor | None
+    """A function of a model input, or a tensor of one channel, added to the scores of each key."""
+    clear: bool = False
+    """Whether weights that are not numbers, those of a row without any key, are 0."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -139,10 +144,15 @@ class Embed(Operator):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Average(Operator):
-    """Mean over the lanes of each image, weighted by a mask; before it, a Scale once fused. Lanes become images."""
+    """Mean over the lanes of each image, or one lane; before it, a Scale once fused. Images become lanes."""
 
     x: Tensor
-    weights: PaddingMask | None = None
+    weights: PaddingMask | Tensor | None = None
+    """Weight of each lane."""
+    least: float = 0.0
+    """The sum is divided by no less than this."""
+    lane: int | None = None
+    """The only lane that counts."""
     norm: Scale | None = None
 
 
@@ -152,3 +162,49 @@ class MaxPool(Operator):
 
     x: Tensor
     window: Window
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AveragePool(Operator):
+    """Mean of the values under the window; `pads_count`: zeros of the padding are values, too."""
+
+    x: Tensor
+    window: Window
+    pads_count: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Combine(Operator):
+    """x times, divided by or plus y, for `kind` mul, div or add.
+
+    y is a tensor like x, or one with a value for each image of x as lanes, or a constant [channels, lanes].
+    """
+
+    x: Tensor
+    y: Tensor | Floats
+    kind: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Select(Operator):
+    """Channels of x by number, in any order."""
+
+    x: Tensor
+    channels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Join(Operator):
+    """Channels of tensors, one after the other."""
+
+    xs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Choose(Operator):
+    """One channel: `yes` for each token whose mask equals a number, `no` for the others."""
+
+    mask: str
+    equals: float
+    yes: float
+    no: float

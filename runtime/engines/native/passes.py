@@ -1,13 +1,34 @@
 """Plans every operator but convolutions: passes over whole tensors, pooling, attention, embedding."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.engines.native.convolutions import cut_tiles
 from runtime.engines.native.emitter import LANES, LINE
 from runtime.engines.native.kernels.attention import MOST_VECTORS
+from runtime.engines.native.kernels.elementwise import KINDS
 from runtime.engines.native.kernels.functions import ACTIVATIONS
 from runtime.engines.native.layout import planes, vectors_of
-from runtime.engines.native.operators import Attend, Average, Embed, Floats, LayerNorm, MaxPool, Scale, Source
+from runtime.engines.native.operators import (
+    Attend,
+    Average,
+    AveragePool,
+    Choose,
+    Combine,
+    Embed,
+    Floats,
+    Join,
+    LayerNorm,
+    MaxPool,
+    PaddingMask,
+    Scale,
+    Select,
+    Source,
+    Space,
+    Tensor,
+)
 from runtime.engines.native.plan import SCRATCH, Buffer
 from runtime.engines.native.planner import Planner
 from runtime.engines.native.taps import pool_table
@@ -31,6 +52,91 @@ def plan_max_pool(planner: Planner, pool: MaxPool) -> None:
         "vectors": layout.vectors, **groups,
     }  # fmt: skip
     planner.step("max_pool", pool.output.name, space.images * groups["groups"], fields)
+
+
+def plan_average_pool(planner: Planner, pool: AveragePool) -> None:
+    """Plan average pooling."""
+    source, source_layout = planner.tensors[pool.x]
+    _, layout = planner.define(pool.output)
+    space, taps = pool.output.space, int(np.prod(pool.window.kernel))
+    table = pool_table(pool.window, pool.x.space, space, source_layout)
+    counts = np.full(layout.vectors * LANES, taps) if pool.pads_count else (table >= 0).sum(1).reshape(-1)
+    groups = planner.groups(pool.x.channels, space.images)
+    fields = {
+        "x": source, "x_image": source_layout.image_bytes, "x_channel": source_layout.channel_bytes,
+        **planner.located("y", pool.output), "table": table, "taps": taps,
+        "shares": (1 / np.maximum(counts, 1)).astype(np.float32), "vectors": layout.vectors, **groups,
+    }  # fmt: skip
+    planner.step("average_pool", pool.output.name, space.images * groups["groups"], fields)
+
+
+def plan_combine(planner: Planner, combine: Combine) -> None:
+    """Plan a product, quotient or sum of two tensors, or of a tensor and a constant."""
+    _, layout = planner.define(combine.output)
+    groups = planner.groups(layout.channels, layout.images)
+    space, y = combine.x.space, combine.y
+    if isinstance(y, Tensor):
+        other, gates = planner.located("r", y), y.space != space
+    else:
+        flat = planes(space, layout.channels)
+        lines = np.zeros((layout.channels, flat.channel_bytes // 4), np.float32)
+        lines[:, : space.lanes] = y
+        other, gates = {**flat.fields("r", lines), "r_image": 0}, False
+    fields = {
+        **planner.located("x", combine.x), **planner.located("y", combine.output), **other,
+        "kind": KINDS.index(combine.kind), "gates": int(gates), "vectors": layout.vectors, **groups,
+    }  # fmt: skip
+    planner.step("combine", f"{combine.output.name}, {combine.kind}", layout.images * groups["groups"], fields)
+
+
+def plan_select(planner: Planner, select: Select) -> None:
+    """Plan a copy of some channels."""
+    planner.define(select.output)
+    _plan_copy(planner, select.x, select.output, select.channels, 0)
+
+
+def plan_join(planner: Planner, join: Join) -> None:
+    """Plan copies of tensors to channels one after the other."""
+    planner.define(join.output)
+    first = 0
+    for x in join.xs:
+        _plan_copy(planner, x, join.output, np.arange(x.channels), first)
+        first += x.channels
+
+
+def _plan_copy(planner: Planner, x: Tensor, y: Tensor, channels: NDArray[np.int64], first: int) -> None:
+    groups = planner.groups(len(channels), x.space.images)
+    fields = {
+        **planner.located("x", x), **planner.located("y", y), "table": channels.astype(np.int32), "first": first,
+        "vectors": vectors_of(x.space), **groups,
+    }  # fmt: skip
+    planner.step("copy", f"{x.name} to {y.name}", x.space.images * groups["groups"], fields)
+
+
+def plan_choose(planner: Planner, choose: Choose) -> None:
+    """Plan a mask that chooses between two numbers."""
+    space = choose.output.space
+    source, source_layout = planner.mask(choose.mask, space)
+    target, layout = planner.define(choose.output, pinned=True)  # pinned are planes, which its readers expect
+    fields = {
+        "x": source, "x_image": source_layout.image_bytes, "y": target, "y_image": layout.image_bytes,
+        "inside": _ones(space), "constants": np.array([choose.equals, choose.yes, choose.no], np.float32),
+        "vectors": layout.vectors,
+    }  # fmt: skip
+    planner.step("choose", choose.output.name, space.images, fields)
+
+
+def _ones(space: Space) -> Floats:
+    """1 for each lane of an image, 0 behind the last."""
+    return (np.arange(vectors_of(space) * LANES) < space.lanes).astype(np.float32)
+
+
+def _mask(planner: Planner, mask: PaddingMask | Tensor | None, space: Space) -> tuple[Any, int]:
+    """Where a mask lies, and the bytes of one image; zeros for none."""
+    if mask is None:
+        return 0, 0
+    buffer, layout = planner.mask(mask.name, space) if isinstance(mask, PaddingMask) else planner.tensors[mask]
+    return buffer, layout.image_bytes
 
 
 def plan_scale(planner: Planner, scale: Scale) -> None:
@@ -64,14 +170,15 @@ def plan_average(planner: Planner, average: Average) -> None:
     groups = planner.groups(channels, space.images)
     weights: Buffer | Floats
     if average.weights is None:
-        weights, image_bytes = np.zeros(vectors_of(space) * LANES, np.float32), 0
-        weights[: space.lanes] = 1
+        weights, image_bytes = _ones(space), 0
+        if average.lane is not None:
+            weights[np.arange(len(weights)) != average.lane] = 0
     else:
-        weights, mask_layout = planner.mask(average.weights.name, space)
-        image_bytes = mask_layout.image_bytes
+        weights, image_bytes = _mask(planner, average.weights, space)
     fields = {
         **planner.located("x", average.x), "y": target, "y_channel": layout.channel_bytes,
         "weights": weights, "weights_image": image_bytes,
+        "least": np.array([average.least], np.float32),
         "scale": norm.scale if norm else np.ones(channels, np.float32),
         "shift": norm.shift if norm else np.zeros(channels, np.float32),
         "relu": int(norm is not None and norm.activation == "relu"), "vectors": vectors_of(space), **groups,
@@ -106,16 +213,14 @@ def plan_attend(planner: Planner, attend: Attend) -> None:
     tiles = cut_tiles(layout.vectors, layout.vectors, most)
     scratch_bytes = space.lanes * most * LINE
     planner.plan.scratch_bytes = max(planner.plan.scratch_bytes, scratch_bytes)
-    mask, mask_image, factor, term = None, 0, 1.0, 0.0
-    if attend.mask is not None:
-        mask, mask_layout = planner.mask(attend.mask.name, space)
-        mask_image, factor, term = mask_layout.image_bytes, attend.mask.factor, attend.mask.term
+    mask, mask_image = _mask(planner, attend.mask, space)
+    linear = attend.mask if isinstance(attend.mask, PaddingMask) else PaddingMask("")
     fields = {
         "q": query, "k": key, "v": value, "image": layout.image_bytes, "channel": layout.channel_bytes,
-        **planner.located("y", attend.output), "mask": mask or 0, "mask_image": mask_image,
-        "constants": np.array([attend.scale, factor, term], np.float32), "heads": attend.heads,
+        **planner.located("y", attend.output), "mask": mask, "mask_image": mask_image,
+        "constants": np.array([attend.scale, linear.factor, linear.term], np.float32), "heads": attend.heads,
         "width": layout.channels // attend.heads, "tokens": space.lanes, "tiles": tiles, "tile_count": len(tiles),
-        "scratch": SCRATCH, "scratch_thread": scratch_bytes,
+        "scratch": SCRATCH, "scratch_thread": scratch_bytes, "clear": int(attend.clear),
     }  # fmt: skip
     label = f"{attend.output.name}: {attend.heads} heads, {space.lanes} tokens"
     macs = 2 * space.images * space.lanes**2 * layout.channels

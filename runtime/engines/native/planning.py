@@ -15,12 +15,17 @@ from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import (
     Attend,
     Average,
+    AveragePool,
+    Choose,
+    Combine,
     Convolve,
     Embed,
+    Join,
     LayerNorm,
     MaxPool,
     Operator,
     Scale,
+    Select,
     Source,
     Tensor,
 )
@@ -28,9 +33,10 @@ from runtime.engines.native.plan import Plan, assign
 from runtime.engines.native.planner import Packed, Planner
 
 PLANNERS: dict[type[Operator], Callable[[Planner, Any], None]] = {
-    Attend: passes.plan_attend, Average: passes.plan_average, Convolve: plan_convolve, Embed: passes.plan_embed,
-    LayerNorm: passes.plan_layer_norm, MaxPool: passes.plan_max_pool, Scale: passes.plan_scale,
-    Source: passes.plan_source,
+    Attend: passes.plan_attend, Average: passes.plan_average, AveragePool: passes.plan_average_pool,
+    Choose: passes.plan_choose, Combine: passes.plan_combine, Convolve: plan_convolve, Embed: passes.plan_embed,
+    Join: passes.plan_join, LayerNorm: passes.plan_layer_norm, MaxPool: passes.plan_max_pool,
+    Scale: passes.plan_scale, Select: passes.plan_select, Source: passes.plan_source,
 }  # fmt: skip
 
 

@@ -10,10 +10,11 @@ from runtime.engines.native.kernels.kernel import Context, Kernel, located
 
 FIELDS = (
     "q", "k", "v", "image", "channel", *located("y"), "mask", "mask_image", "constants",
-    "heads", "width", "tokens", "tiles", "tile_count", "scratch", "scratch_thread",
+    "heads", "width", "tokens", "tiles", "tile_count", "scratch", "scratch_thread", "clear",
 )  # fmt: skip
 """q, k, v: planes with the same strides. `mask`: float32 per key or 0. `constants`: float32 (scale of the scores,
-factor and term that turn the mask into what is added to them). `tiles`: int32 pairs (first vector, number of vectors).
+factor and term that turn the mask into what is added to them). `clear`: whether
+weights that are not numbers become 0. `tiles`: int32 pairs (first vector, number of vectors).
 """
 MOST_VECTORS = 4
 ROWS = 4
@@ -100,6 +101,9 @@ def _softmax(c: Context, vectors: int, scores: Int, mask: Int) -> None:
         for index, share in enumerate(shares):
             place = scores + token * (vectors * LINE) + index * LINE
             k.store(place, k.load(place) * share)
+    with k.when(a.clear.compare("!=", 0)), k.loop(0, a.tokens * vectors) as line:
+        place = scores + line * LINE
+        k.store(place, k.vector(0.0).max(k.load(place)))  # a comparison with NaN keeps the 0
 
 
 ATTENTION = Kernel("attention", FIELDS, _emit)

@@ -6,7 +6,7 @@ from llvmlite import ir
 
 from runtime.engines.native.emitter import INDICES, LANES, LINE, VECTOR, Emitter, Int, Vec
 
-ACTIVATIONS = ("none", "relu", "gelu", "silu", "sigmoid", "tanh")
+ACTIVATIONS = ("none", "relu", "gelu", "silu", "sigmoid", "tanh", "gelu_tanh")
 """Activation -> its number in kernel arguments."""
 RELU = ACTIVATIONS.index("relu")
 
@@ -59,6 +59,10 @@ def activation(k: Emitter, kind: str, x: Vec) -> Vec:
             return one / (one + exponential(k, k.vector(0.0) - x))
         case "tanh":
             return k.vector(2.0) / (one + exponential(k, x * k.vector(-2.0))) - one
+        case "gelu_tanh":  # (1 + tanh u) / 2 = 1 / (1 + e^-2u)
+            slope = k.vector(-2 * math.sqrt(2 / math.pi))
+            u = x * slope * (x * x).times_plus(k.vector(0.044715), one)
+            return x / (one + exponential(k, u))
         case _:
             return x
 

@@ -8,17 +8,19 @@ from runtime.engines.native.emitter import I64, Emitter, Int
 from runtime.engines.native.kernels.alone import ALONE
 from runtime.engines.native.kernels.attention import ATTENTION
 from runtime.engines.native.kernels.dense import DENSE
+from runtime.engines.native.kernels.elementwise import CHOOSE, COMBINE, COPY
 from runtime.engines.native.kernels.kernel import Context, Fields, Kernel
-from runtime.engines.native.kernels.pack import MAX_POOL, PACK_GATHER, PACK_RUNS
+from runtime.engines.native.kernels.pack import AVERAGE_POOL, MAX_POOL, PACK_GATHER, PACK_RUNS
 from runtime.engines.native.kernels.rows import AVERAGE, EMBED, LAYER_NORM, MAP
 from runtime.engines.native.kernels.schedule import emit_schedule
 from runtime.engines.native.kernels.stream import STREAM
 from runtime.engines.native.machine import InstructionSet
 
-KERNELS = {
-    kernel.name: kernel
-    for kernel in (ALONE, STREAM, DENSE, PACK_RUNS, PACK_GATHER, MAX_POOL, MAP, LAYER_NORM, AVERAGE, EMBED, ATTENTION)
-}
+_ALL = (
+    ALONE, STREAM, DENSE, PACK_RUNS, PACK_GATHER, MAX_POOL, AVERAGE_POOL, MAP, COMBINE, COPY, CHOOSE, LAYER_NORM, AVERAGE,
+    EMBED, ATTENTION,
+)  # fmt: skip
+KERNELS = {kernel.name: kernel for kernel in _ALL}
 
 
 def build_module(machine: InstructionSet) -> str:

@@ -1,4 +1,4 @@
-"""Gathers of pixels: what puts every tap of a convolution at one offset, and max pooling.
+"""Gathers of pixels: what puts every tap of a convolution at one offset, and pooling.
 
 A table, shared by all channels, says for each vector to write where its lanes come from. Lanes outside the image are
 zero. Scale, shift and ReLU, the norm of a pre-activation network, are applied on the way, before the zeros.
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from runtime.engines.native.emitter import INDICES, LANES, LINE, Emitter, Int, Vec
+from runtime.engines.native.emitter import INDICES, LANES, LINE, Cell, Emitter, Int, Vec
 from runtime.engines.native.kernels.kernel import Context, Fields, Kernel, located
 
 FIELDS = (
@@ -85,6 +85,25 @@ def _emit_max_pool(c: Context) -> None:
                 k.store(target, k.gather(source, offsets, inside, lowest).max(k.load(target)))
 
 
+AVERAGE_POOL_FIELDS = (*POOL_FIELDS, "shares")
+"""`shares`: float32 per lane to write, what the sum under the window is multiplied by."""
+
+
+def _emit_average_pool(c: Context) -> None:
+    k, a = c.k, c.a
+    group, image = c.item % a.groups, c.item // a.groups
+    with k.loop(group * a.group, (group * a.group + a.group).at_most(a.channels)) as channel:
+        source = a.x + image * a.x_image + channel * a.x_channel
+        with k.loop(0, a.vectors) as vector:
+            total = Cell(k, k.vector(0.0))
+            with k.loop(0, a.taps) as tap:
+                values, _ = _fetch_gather(k, source, a.table + (vector * a.taps + tap) * GATHER_ENTRY)
+                total.set(total.get() + values)
+            share = k.load(a.shares + vector * LINE, align=4)
+            k.store(a.at("y", image, vector) + channel * a.y_channel, total.get() * share)
+
+
 PACK_RUNS = Kernel("pack_runs", FIELDS, _emit_pack(_fetch_run, RUN_ENTRY))
 PACK_GATHER = Kernel("pack_gather", FIELDS, _emit_pack(_fetch_gather, GATHER_ENTRY))
 MAX_POOL = Kernel("max_pool", POOL_FIELDS, _emit_max_pool)
+AVERAGE_POOL = Kernel("average_pool", AVERAGE_POOL_FIELDS, _emit_average_pool)

@@ -66,11 +66,11 @@ def _sum_over_channels(k: Emitter, x: Int, stride: Int, channels: Int, mean: Vec
 
 
 AVERAGE_FIELDS = (
-    *located("x"), "y", "y_channel", "weights", "weights_image", "scale", "shift", "relu",
+    *located("x"), "y", "y_channel", "weights", "weights_image", "least", "scale", "shift", "relu",
     "vectors", "channels", "group", "groups",
 )  # fmt: skip
-"""y[channel][image] = sum over lanes of w * f(x) / sum of w, f(x) = x * scale + shift, then ReLU if `relu` is 1. A lane
-of weight 0 is never read into the sum. Lanes of y are images."""
+"""y[channel][image] = sum over lanes of w * f(x) / max(sum of w, least), f(x) = x * scale + shift, then ReLU if
+`relu` is 1. A lane of weight 0 is never read into the sum. Lanes of y are images."""
 
 
 def _emit_average(c: Context) -> None:
@@ -80,7 +80,7 @@ def _emit_average(c: Context) -> None:
     count = Cell(k, k.vector(0.0))
     with k.loop(0, a.vectors) as vector:
         count.set(count.get() + k.load(weights + vector * LINE, align=4))
-    whole = count.get().total()
+    whole = k.splat(count.get().total()).max(k.broadcast(a.least))
     with k.loop(group * a.group, (group * a.group + a.group).at_most(a.channels)) as channel:
         scale, shift = k.broadcast(a.scale + channel * 4), k.broadcast(a.shift + channel * 4)
         total = Cell(k, k.vector(0.0))
@@ -91,8 +91,9 @@ def _emit_average(c: Context) -> None:
             weight = k.load(weights + vector * LINE, align=4)
             counts = k.builder.fcmp_unordered("!=", weight.value, k.vector(0.0).value)
             total.set(total.get() + (values * weight).where(counts, k.vector(0.0)))
-        average = k.builder.fdiv(total.get().total(), whole)
-        k.store_float(a.y + channel * a.y_channel + image * 4, average)
+        average = k.splat(total.get().total()) / whole
+        first = k.builder.extract_element(average.value, ir.Constant(I32, 0))
+        k.store_float(a.y + channel * a.y_channel + image * 4, first)
 
 
 EMBED_FIELDS = (
