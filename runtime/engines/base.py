@@ -81,6 +81,8 @@ class Engine(ABC):
 
     name: ClassVar[str]
     version: str
+    one_program: ClassVar[bool] = False
+    """Whether `logits` is faster than the trunk and the heads one by one."""
     notes: tuple[str, ...] = ()
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
@@ -118,6 +120,11 @@ class Engine(ABC):
         """Run head `index` (in voting order): float32 logits [rows, classes]."""
         stage = self._heads[index]
         return self._run_rows(stage, features.tensors)[stage.outputs[0]].astype(np.float32, copy=False)
+
+    def logits(self, inputs: Tensors, heads: int) -> list[NDArray[np.float32]]:
+        """Run the trunk and the first `heads` heads: float32 logits [rows, classes] of each, in voting order."""
+        features = self.trunk(inputs)
+        return [self.head(index, features) for index in range(heads)]
 
     @property
     def concurrency(self) -> int:

@@ -19,54 +19,97 @@ from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import Network, constants_of, require_known, understand
 from runtime.engines.native.kernels.schedule import FUTEX
-from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.plan import Plan
 from runtime.engines.native.planner import Packed
-from runtime.engines.native.planning import plan_network
-from runtime.errors import EngineNotInstalled, UnsupportedModel
+from runtime.engines.native.planning import plan_ensemble
+from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
 from runtime.manifest import Stage
 
-Key = tuple[str, int, int]
-"""File of the stage, rows, tokens (0 for images)."""
+Key = tuple[str, int]
+"""Program and tokens (0 for images). A program is the file of a stage, or `whole(heads)`."""
+
+
+def whole(heads: int) -> str:
+    """Name of the program of the trunk and the first `heads` heads."""
+    return f"trunk and {heads} heads"
 
 
 class NativeEngine(Engine):
-    """Generated code that skips the zeros of the weights. Calls are serialized; all cores work on each."""
+    """Generated code that skips the zeros of the weights. Calls are serialized; all cores work on each.
+
+    Everything is planned for one row: all threads share a single row, rows of a batch go to the threads side by side.
+    So every number of rows is computed without padding, whatever `batch_sizes` says.
+    """
 
     name: ClassVar[str] = "native"
     version = package_version("neurotrails")
+    one_program: ClassVar[bool] = True
     instruction_set: ClassVar[str | None] = None
     """Name of the instruction set to use; None: the fastest of this machine."""
 
     def _load(self) -> None:
         _require_platform()
         available = instruction_sets()
-        chosen = available[self.instruction_set or next(iter(available))]
-        self.notes = (f"generated for {chosen.name}",)
+        self._machine = available[self.instruction_set or next(iter(available))]
+        self.notes = (f"generated for {self._machine.name}",)
         stages = self.artifact.manifest.stages
-        models = {stage.file: self.model(stage) for stage in stages}
-        require_known(models)
-        self.plans: dict[Key, Plan] = {}
-        for stage in stages:
-            constants = constants_of(models[stage.file])
-            packed: Packed = {}
-            for rows in self.batch_sizes:
-                for tokens in self.lengths or (0,):
-                    shapes = {name: self._blank(name, rows, tokens).shape for name in stage.inputs}
-                    network = fuse(understand(models[stage.file], constants, shapes, stage.file))
-                    self.plans[stage.file, rows, tokens] = self._plan(network, chosen, stage, packed)
-        self._executor = Executor(library(chosen.name), self.plans, self.options.cores)
+        require_known({stage.file: self.model(stage) for stage in stages})
+        constants = {stage.file: constants_of(self.model(stage)) for stage in stages}
+        packed: Packed = {}
+        plans: dict[Key, tuple[Plan, Plan]] = {}
+        for tokens in self.lengths or (0,):
+            networks = {stage.file: self._understand(stage, constants[stage.file], tokens) for stage in stages}
+            for program, (trunk, heads) in self._programs(networks).items():
+                together = plan_ensemble(trunk, heads, threads=self.options.cores, machine=self._machine, packed=packed)
+                alone = together
+                if self.options.cores > 1:
+                    alone = plan_ensemble(trunk, heads, threads=1, machine=self._machine, packed=packed)
+                plans[program, tokens] = (together, alone)
+        self._executor = Executor(library(self._machine.name), plans, self.options.cores)
 
-    def _plan(self, network: Network, chosen: InstructionSet, stage: Stage, packed: Packed) -> Plan:
-        plan = plan_network(network, threads=self.options.cores, machine=chosen, packed=packed)
-        if missing := set(stage.outputs) - set(plan.outputs):
+    def _understand(self, stage: Stage, constants: dict[str, NDArray[np.generic]], tokens: int) -> Network:
+        shapes = {name: self._blank(name, 1, tokens).shape for name in stage.inputs}
+        network = fuse(understand(self.model(stage), constants, shapes, stage.file))
+        if missing := set(stage.outputs) - set(network.outputs):
             raise UnsupportedModel(f"{stage.file}: the graph has no output {', '.join(sorted(missing))}.")
-        return plan
+        return network
+
+    def _programs(self, networks: dict[str, Network]) -> dict[str, tuple[Network, dict[str, Network]]]:
+        """Trunk and heads of every program: each stage by itself, and the trunk with any number of first heads."""
+        nothing = Network([], {})
+        alone = {file: (network, dict[str, Network]()) for file, network in networks.items()}
+        trunk = networks[self._trunk.file] if self._trunk is not None else nothing
+        names = [head.file for head in self._heads]
+        prefixes = (names[:count] for count in range(1, len(names) + 1))
+        return alone | {whole(len(some)): (trunk, {name: networks[name] for name in some}) for some in prefixes}
+
+    def logits(self, inputs: Tensors, heads: int) -> list[NDArray[np.float32]]:
+        """As in the base class, in one program with the heads side by side."""
+        found = self._compute(whole(heads), inputs)
+        return [found[head.file] for head in self._heads[:heads]]
+
+    def plan(self, heads: int) -> Plan:
+        """Plan of the trunk and the first `heads` heads, for one row of the greatest length."""
+        return self._executor.programs[whole(heads), max(self.lengths, default=0)].plan
+
+    def measure(self, heads: int, rounds: int) -> list[float]:
+        """Seconds of each wave of `plan(heads)`, the least of so many rounds."""
+        tokens = max(self.lengths, default=0)
+        blank = {spec.name: self._blank(spec.name, 1, tokens) for spec in self.artifact.manifest.inputs}
+        self._compute(whole(heads), blank)
+        return self._executor.measure((whole(heads), tokens), rounds)
+
+    def _run_rows(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:
+        return dict(self._compute(stage.file, {name: tensors[name] for name in stage.inputs}))
 
     def _run(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:
-        first = tensors[stage.inputs[0]]
-        tokens = first.shape[1] if self.lengths else 0
-        return dict(self._executor.run((stage.file, len(first), tokens), dict(tensors)))
+        return self._run_rows(stage, tensors)
+
+    def _compute(self, program: str, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+        tokens = next(iter(tensors.values())).shape[1] if self.lengths else 0
+        if tokens not in (self.lengths or (0,)):
+            raise EngineError(f"Texts of {tokens} tokens were not planned for, only of {self.lengths}.")
+        return self._executor.run((program, tokens), tensors)
 
     @property
     def concurrency(self) -> int:

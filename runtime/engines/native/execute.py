@@ -115,8 +115,8 @@ class Program:
         return self._memory.scratch_address if value is SCRATCH else int(value)
 
     def place(self, buffer: Buffer) -> Bytes:
-        """Memory of a buffer."""
-        return self._memory.arena[buffer.offset : buffer.offset + buffer.nbytes]
+        """Memory of a buffer, [1, bytes]."""
+        return self._memory.arena[buffer.offset : buffer.offset + buffer.nbytes][None]
 
     def step_addresses(self) -> NDArray[np.int64]:
         """Programs of one wave each, for measuring: int64 [waves, 2]."""
@@ -149,8 +149,7 @@ class Executor:
         single = {key: alone for key, (_, alone) in plans.items() if alone is not None}
         memories = [Memory(single.values(), 1) for _ in range(threads if single else 0)]
         self._crowds = {
-            key: Crowd([Program(plan, library, memory) for memory in memories], library)
-            for key, plan in single.items()
+            key: Crowd([Program(plan, library, memory) for memory in memories], library) for key, plan in single.items()
         }
         self._team = Team(library, threads)
         self._lock = threading.Lock()
@@ -166,13 +165,13 @@ class Executor:
         with self._lock:
             if crowd is not None and side_by_side:
                 crowd.prepare(side_by_side)
-                write_inputs(program.plan, crowd.batch, _rows(tensors, 0, side_by_side * unit))
+                write_inputs(crowd.plan, crowd.place, _rows(tensors, 0, side_by_side * unit))
                 self._team.run(crowd.address)
-                results.append(read_outputs(program.plan, crowd.batch))
+                results.append(read_outputs(crowd.plan, crowd.place))
             for index in range(side_by_side, units):
-                write_inputs(program.plan, lambda buffer: program.place(buffer)[None], _rows(tensors, index * unit, unit))
+                write_inputs(program.plan, program.place, _rows(tensors, index * unit, unit))
                 self._team.run(program.address)
-                results.append(read_outputs(program.plan, lambda buffer: program.place(buffer)[None]))
+                results.append(read_outputs(program.plan, program.place))
         if len(results) == 1:
             return results[0]
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
@@ -201,9 +200,11 @@ class Crowd:
 
     def __init__(self, programs: list[Program], library: Library) -> None:
         self._programs = programs
-        plan = programs[0].plan
-        self._inputs = [buffer for buffer, *_ in (*plan.sources.values(), *plan.integers.values(), *plan.masks.values())]
-        self._outputs = [buffer for buffer, *_ in plan.outputs.values()]
+        self.plan = programs[0].plan
+        self._inputs: list[Buffer] = [
+            one[0] for kind in (self.plan.sources, self.plan.integers, self.plan.masks) for one in kind.values()
+        ]
+        self._outputs = [one[0] for one in self.plan.outputs.values()]
         self._batches: dict[Buffer, Bytes] = {}
         self._units = 0
         count = len(programs)
@@ -229,7 +230,7 @@ class Crowd:
             self._units = units
         self._step[3] = self._wave[2] = units
 
-    def batch(self, buffer: Buffer) -> Bytes:
+    def place(self, buffer: Buffer) -> Bytes:
         """Memory of a buffer of all units of the present batch, [units, bytes]."""
         units = int(self._wave[2])
         return self._batches[buffer][: units * buffer.nbytes].reshape(units, buffer.nbytes)

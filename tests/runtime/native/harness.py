@@ -49,7 +49,7 @@ def run_native(
     kernels = library(instruction_set)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     plan = plan_of(model, shapes, threads=threads, machine=kernels.instruction_set)
-    executor = Executor(kernels, {"graph": plan}, threads)
+    executor = Executor(kernels, {"graph": (plan, None)}, threads)
     try:
         (output,) = executor.run("graph", dict(tensors)).values()
     finally:

@@ -17,8 +17,8 @@ from runtime.engines.native.kernels.stream import STREAM
 from runtime.engines.native.machine import InstructionSet
 
 _ALL = (
-    ALONE, STREAM, DENSE, PACK_RUNS, PACK_GATHER, MAX_POOL, AVERAGE_POOL, MAP, COMBINE, COPY, CHOOSE, LAYER_NORM, AVERAGE,
-    EMBED, ATTENTION,
+    ALONE, STREAM, DENSE, PACK_RUNS, PACK_GATHER, MAX_POOL, AVERAGE_POOL, MAP, COMBINE, COPY, CHOOSE, LAYER_NORM,
+    AVERAGE, EMBED, ATTENTION,
 )  # fmt: skip
 KERNELS = {kernel.name: kernel for kernel in _ALL}
 

@@ -1,9 +1,10 @@
 """What walks a program: threads take items of a wave and meet at a barrier before the next.
 
 A program is int64 (number of waves, address of the waves). A wave is WAVE_BYTES: (number of steps, address of the
-steps, items of all of them). Its steps, such as the same layer of several heads, run side by side; a step is STEP_BYTES:
-(kernel, arguments, first item, end of its items). Every thread first takes the items of its own share of a wave, always
-the same neighbouring ones, so that what it has written in one wave is in its cache in the next; then it helps others.
+steps, items of all of them). Its steps, such as the same layer of several heads, run side by side; a step is
+STEP_BYTES: (kernel, arguments, first item, end of its items). Every thread first takes the items of its own share of a
+wave, always the same neighbouring ones, so that what it has written in one wave is in its cache in the next; then it
+helps others.
 
 A team is `team_bytes`, one cache line per kind of word. Waiting spins briefly and then sleeps in the kernel (futex), so
 idle threads burn no core and more threads than cores still make progress.
