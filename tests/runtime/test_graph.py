@@ -198,11 +198,14 @@ def _mismatched_shapes(model: ModelProto) -> None:
         (lambda model: _set_values(model, [[1, 2, 3]]), "values for"),
     ],
 )  # fmt: skip
-def test_bad_graphs(damage: Callable[[ModelProto], object], problem: str) -> None:
+def test_bad_graphs(tmp_path: Path, damage: Callable[[ModelProto], object], problem: str) -> None:
     model = _model()
     damage(model)
     with pytest.raises(ArtifactError, match=problem):
         check_graph(model, "bad")
+    (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match=problem):
+        load_graph(tmp_path / "bad.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100, b"\x08\x08"])

@@ -119,6 +119,8 @@ def _understand_node(walk: Walk, node: onnx.NodeProto) -> tuple[Symbol, ...]:
 def _leaving(walk: Walk, symbol: Symbol) -> Ref:
     """Return an output as a whole tensor with its axes in an order that can be read."""
     ref = walk.plain(symbol)
+    if not ref.axes and ref.tensor.space.lanes == 1:
+        ref = walk.average(f"{ref.tensor.name} as rows", ref, ref.view)
     if not ref.axes:
         raise NotUnderstood(f"axes {list(ref.shape)} that are neither NC, NTC nor NCHW")
     return ref

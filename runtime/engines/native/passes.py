@@ -207,10 +207,10 @@ def plan_embed(planner: Planner, embed: Embed) -> None:
 def plan_attend(planner: Planner, attend: Attend) -> None:
     """Plan attention."""
     space = attend.output.space
-    planner.define(attend.output)
+    _, output = planner.define(attend.output)
     (query, layout), (key, _), (value, _) = (planner.tensors[t] for t in (attend.query, attend.key, attend.value))
     most = min(MOST_VECTORS, planner.machine.max_vectors)
-    tiles = cut_tiles(layout.vectors, layout.vectors, most)
+    tiles = cut_tiles(layout.vectors, output.chunk_vectors, most)
     scratch_bytes = space.lanes * most * LINE
     planner.plan.scratch_bytes = max(planner.plan.scratch_bytes, scratch_bytes)
     mask, mask_image = _mask(planner, attend.mask, space)
