@@ -71,7 +71,7 @@ def plan_convolve(planner: Planner, convolve: Convolve) -> None:
             "parts": cut_evenly(outputs, parts, planner.machine.panel_rows(choice.tile)),
         }  # fmt: skip
     else:
-        key = (convolve.output.name, taps.tobytes(), layout.channel_bytes, block_inputs, parts)
+        key = (planner.network, convolve.output.name, taps.tobytes(), layout.channel_bytes, block_inputs, parts)
         if key not in planner.packed:
             planner.packed[key] = pack_streams(
                 weight, taps, layout.channel_bytes, block_channels=block_inputs, parts=parts

@@ -89,7 +89,7 @@ class Program:
             row[:] = len(steps), steps.ctypes.data, steps[-1, 3]
         self._constants.append(waves)
         self.waves = (len(waves), waves.ctypes.data)
-        self._header = np.array(self.waves, np.int64)
+        self._header = np.array([*self.waves, 0], np.int64)
         self.address = self._header.ctypes.data
 
     def _bind(self, wave: list[Step], library: Library) -> NDArray[np.int64]:
@@ -119,9 +119,10 @@ class Program:
         return self._memory.arena[buffer.offset : buffer.offset + buffer.nbytes][None]
 
     def step_addresses(self) -> NDArray[np.int64]:
-        """Programs of one wave each, for measuring: int64 [waves, 2]."""
+        """Programs of one wave each, for measuring: int64 [waves, 3]."""
         count, start = self.waves
-        return np.stack([np.ones(count, np.int64), start + WAVE_BYTES * np.arange(count)], axis=1)
+        ones = np.ones(count, np.int64)
+        return np.stack([ones, start + WAVE_BYTES * np.arange(count), 0 * ones], axis=1)
 
 
 class Memory:
@@ -216,7 +217,7 @@ class Crowd:
         self._arguments = np.array([self._table.ctypes.data], np.int64)
         self._step = np.array([library.addresses[ALONE.name], self._arguments.ctypes.data, 0, 0], np.int64)
         self._wave = np.array([1, self._step.ctypes.data, 0], np.int64)
-        self._header = np.array([1, self._wave.ctypes.data], np.int64)
+        self._header = np.array([1, self._wave.ctypes.data, 0], np.int64)
         self.address = self._header.ctypes.data
 
     def prepare(self, units: int) -> None:

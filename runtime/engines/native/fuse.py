@@ -14,7 +14,7 @@ def fuse(network: Network) -> Network:
     outputs = {ref.tensor for ref in network.outputs.values()}
     while (fused := _fuse_one(operators, outputs)) is not None:
         operators = fused
-    return Network(operators, network.outputs)
+    return replace(network, operators=operators)
 
 
 def consumers(operators: list[Operator], tensor: Tensor) -> list[Operator]:

@@ -30,6 +30,8 @@ class Network:
 
     operators: list[Operator]
     outputs: dict[str, Ref]
+    name: str = ""
+    """The file that it was read from."""
 
 
 def constants_of(model: onnx.ModelProto) -> dict[str, Array]:
@@ -84,7 +86,7 @@ def understand(
             f"{where}: the native engine does not support {'; '.join(problems)}. Use another engine, such as "
             "onnxruntime."
         )
-    return Network(_needed(walk.operators, {ref.tensor for ref in outputs.values()}), outputs)
+    return Network(_needed(walk.operators, {ref.tensor for ref in outputs.values()}), outputs, where)
 
 
 def _understand_node(walk: Walk, node: onnx.NodeProto) -> tuple[Symbol, ...]:

@@ -14,8 +14,8 @@ from runtime.engines.native.streams import Streams
 ITEMS_PER_THREAD = 4
 """Items of a step for each thread: enough to even out what other processes take."""
 
-Packed = dict[tuple[str, bytes, int, int, int], Streams]
-"""Packed weights by layer, taps, channel step, block and parts: the same at most shapes of one graph."""
+Packed = dict[tuple[str, str, bytes, int, int, int], Streams]
+"""Packed weights by network, layer, taps, channel step, block and parts: the same at most shapes."""
 
 
 class Planner:
@@ -31,6 +31,8 @@ class Planner:
             for tensor in operator.inputs:
                 self.readers[tensor].append(operator)
         self.plan = Plan()
+        self.network = ""
+        """Name of the network that is being planned."""
         self.wave = 0
         """Wave of the next step."""
         self.side_by_side = 1

@@ -62,16 +62,19 @@ def plan_ensemble(
     one each, by the keys of `heads`; without, those of the trunk.
     """
     known = {name: ref.tensor for name, ref in trunk.outputs.items()}
-    bodies = [_connect(network, known) for network in (trunk, *heads.values())]
+    networks = (trunk, *heads.values())
+    bodies = [_connect(network, known) for network in networks]
     outputs = {head: ref for head, network in heads.items() for ref in network.outputs.values()} or trunk.outputs
     operators = [operator for body in bodies for operator in body]
     planner = Planner(operators, outputs, threads, machine, {} if packed is None else packed)
-    _place(planner, bodies[0])
-    planner.side_by_side = max(1, len(heads))
-    start = planner.wave
-    for body in bodies[1:]:
-        planner.wave = start
-        _place(planner, body)
+    start = 0
+    for network, body in zip(networks, bodies, strict=True):
+        planner.network, planner.wave = network.name, start
+        for operator in body:
+            if operator.output not in planner.absorbed:
+                PLANNERS[type(operator)](planner, operator)
+        if network is trunk:
+            start, planner.side_by_side = planner.wave, max(1, len(heads))
     for name, ref in outputs.items():
         buffer, layout = planner.tensors[ref.tensor]
         buffer.pinned = True
@@ -95,9 +98,3 @@ def _connect(network: Network, known: dict[str, Tensor]) -> list[Operator]:
         }
         operators.append(replace(operator, **moved) if moved else operator)
     return operators
-
-
-def _place(planner: Planner, operators: list[Operator]) -> None:
-    for operator in operators:
-        if operator.output not in planner.absorbed:
-            PLANNERS[type(operator)](planner, operator)

@@ -57,7 +57,7 @@ def plans(twins: Twins, tmp_path_factory: pytest.TempPathFactory) -> list[Plan]:
         folder = tmp_path_factory.mktemp("live") / name
         recipe.write(folder)
         engine = chosen(Artifact.open(folder), EngineOptions(cores=2, batch_sizes=(2,)))
-        plans += engine.plans.values()
+        plans.append(engine.plan(len(engine.artifact.manifest.heads)))
         engine.close()
     return plans
 

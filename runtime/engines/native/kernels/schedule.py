@@ -1,13 +1,16 @@
-"""What walks a program: threads take items of a wave and meet at a barrier before the next.
+"""What walks a program: threads take items of a wave, and whoever computes the last one opens the next wave.
 
-A program is int64 (number of waves, address of the waves). A wave is WAVE_BYTES: (number of steps, address of the
-steps, items of all of them). Its steps, such as the same layer of several heads, run side by side; a step is
-STEP_BYTES: (kernel, arguments, first item, end of its items). Every thread first takes the items of its own share of a
-wave, always the same neighbouring ones, so that what it has written in one wave is in its cache in the next; then it
-helps others.
+A program is int64 (number of waves, address of the waves, number of its first wave). A wave is WAVE_BYTES: (number of
+steps, address of the steps, items of all of them). Its steps, such as the same layer of several heads, run side by
+side; a step is STEP_BYTES: (kernel, arguments, first item, end of its items).
 
-A team is `team_bytes`, one cache line per kind of word. Waiting spins briefly and then sleeps in the kernel (futex), so
-idle threads burn no core and more threads than cores still make progress.
+Every thread first takes the items of its own share of a wave, always the same neighbouring ones, so that what it has
+written in one wave is in its cache in the next; then it helps others. Nobody waits for a thread, only for items: one
+that the system does not let run is not missed, its share is taken by the others. So a thread may come late by any
+number of waves, or programs; a counter therefore holds the number of the wave in its upper bits, and an item counts
+only in the wave that it was taken from. Waves are numbered through all programs.
+
+A team is `team_bytes`. Waiting spins briefly and then sleeps in the kernel (futex), so idle threads burn no core.
 """
 
 import platform
@@ -15,16 +18,17 @@ from typing import Any
 
 from llvmlite import ir
 
-from runtime.engines.native.emitter import I32, I64, LINE, Emitter, Int
+from runtime.engines.native.emitter import I64, LINE, Emitter, Int
 
 WAVE_BYTES, STEP_BYTES = 24, 32
 KERNEL = ir.FunctionType(ir.VoidType(), [I64] * 3)
+WAVE, SLEEPERS, DONE, PROGRAM, THREADS, JOINED, ENDED = 0, 64, 128, 192, 200, 208, 216
+"""Offsets of int64 words in a team: number of the wave that was opened last, threads that sleep until the next, items
+of the wave that are computed, program, number of threads, threads that have joined, and whether to end."""
 COUNTERS = 256
-"""Offset in a team of the items taken from the share of each thread in the current wave, one cache line each."""
-GENERATION, ARRIVED, SLEEPERS, JOB, JOB_SLEEPERS = 0, 64, 68, 128, 132
-"""Offsets of 32-bit words in a team."""
-JOINED, THREADS, PROGRAM = 136, 192, 200
-"""Offsets of 64-bit words in a team; program 0 means: end."""
+"""Offset in a team of the items taken from the share of each thread, one cache line each."""
+ITEM_BITS = 20
+"""Low bits of a counter that hold an item; the others hold the wave."""
 SPINS = 2000
 """Times that a waiting thread looks again before it sleeps: some tens of microseconds."""
 FUTEX = {"x86_64": 202, "aarch64": 98}
@@ -41,9 +45,8 @@ def team_bytes(threads: int) -> int:
 def emit_schedule(module: Any) -> None:
     """Add `run(team, program)`, for the calling thread, and `work(team)`, the body of the other threads."""
     _emit_wait(module)
-    _emit_signal(module)
-    _emit_barrier(module)
-    _emit_walk(module)
+    _emit_open(module)
+    _emit_take_part(module)
     _emit_run(module)
     _emit_work(module)
 
@@ -60,27 +63,22 @@ def _call(k: Emitter, name: str, *arguments: Int | int) -> None:
     k.builder.call(k.function.module.globals[name], [k.integer(argument).value for argument in arguments])
 
 
-def _typed(k: Emitter, address: Int, bits: int) -> Any:
+def _typed(k: Emitter, address: Int) -> Any:
     """Pointer with the type that llvmlite wants to see for atomic operations."""
-    return k.builder.inttoptr(address.value, ir.IntType(bits).as_pointer())
+    return k.builder.inttoptr(address.value, I64.as_pointer())
 
 
-def _read(k: Emitter, address: Int, bits: int = 32) -> Int:
-    value = k.builder.load_atomic(_typed(k, address, bits), "seq_cst", bits // 8)
-    return Int(k, value if bits == 64 else k.builder.sext(value, I64))
+def _read(k: Emitter, address: Int) -> Int:
+    return Int(k, k.builder.load_atomic(_typed(k, address), "seq_cst", 8))
 
 
-def _write(k: Emitter, address: Int, value: Int | int, bits: int = 32) -> None:
-    word = k.integer(value).value
-    word = word if bits == 64 else k.builder.trunc(word, I32)
-    k.builder.store_atomic(word, _typed(k, address, bits), "seq_cst", bits // 8)
+def _write(k: Emitter, address: Int, value: Int | int) -> None:
+    k.builder.store_atomic(k.integer(value).value, _typed(k, address), "seq_cst", 8)
 
 
-def _add(k: Emitter, address: Int, value: int, bits: int = 32) -> Int:
-    """Add atomically; return the value before."""
-    kind = ir.IntType(bits)
-    before = k.builder.atomic_rmw("add", _typed(k, address, bits), ir.Constant(kind, value), "seq_cst")
-    return Int(k, before if bits == 64 else k.builder.sext(before, I64))
+def _change(k: Emitter, operation: str, address: Int, value: Int | int) -> Int:
+    """Change a word atomically; return the value before."""
+    return Int(k, k.builder.atomic_rmw(operation, _typed(k, address), k.integer(value).value, "seq_cst"))
 
 
 def _futex(k: Emitter, address: Int, operation: int, value: Int | int) -> None:
@@ -91,22 +89,22 @@ def _futex(k: Emitter, address: Int, operation: int, value: Int | int) -> None:
 
 
 def _emit_wait(module: Any) -> None:
-    """wait(word, value, sleepers): return once the word differs from the value."""
-    k, (word, value, sleepers) = _function(module, "wait", 3)
+    """wait(team, wave): return once another wave than this was opened."""
+    k, (team, wave) = _function(module, "wait", 2)
     with k.loop(0, SPINS):
-        with k.when(_read(k, word).compare("!=", value)):
+        with k.when(_read(k, team + WAVE).compare("!=", wave)):
             k.builder.ret_void()
         _pause(k)
-    _add(k, sleepers, 1)
+    _change(k, "add", team + SLEEPERS, 1)
     again, sleep, awake = (k.function.append_basic_block(name) for name in ("again", "sleep", "awake"))
     k.builder.branch(again)
     k.builder.position_at_end(again)
-    k.builder.cbranch(_read(k, word).compare("==", value), sleep, awake)
+    k.builder.cbranch(_read(k, team + WAVE).compare("==", wave), sleep, awake)
     k.builder.position_at_end(sleep)
-    _futex(k, word, WAIT, value)
+    _futex(k, team + WAVE, WAIT, wave)  # looks at the low 32 bits
     k.builder.branch(again)
     k.builder.position_at_end(awake)
-    _add(k, sleepers, -1)
+    _change(k, "sub", team + SLEEPERS, 1)
     k.builder.ret_void()
 
 
@@ -115,60 +113,58 @@ def _pause(k: Emitter) -> None:
         k.builder.call(k.declare("llvm.x86.sse2.pause", ir.VoidType(), []), [])
 
 
-def _emit_signal(module: Any) -> None:
-    """signal(word, sleepers): add 1 to the word and wake those who sleep on it.
+def _emit_open(module: Any) -> None:
+    """open(team, program, wave): let the items of a wave be taken, if the program has it, and wake who sleeps.
 
-    Both sides use sequentially consistent order: either the waiter sees the new word, or this sees the sleeper.
+    Others may compute all of the wave, and open the next, before this has announced it: hence the maximum. Both sides
+    use sequentially consistent order: either a waiter sees the new wave, or this sees the sleeper.
     """
-    k, (word, sleepers) = _function(module, "signal", 2)
-    _add(k, word, 1)
-    with k.when(_read(k, sleepers).compare("!=", 0)):
-        _futex(k, word, WAKE, 2**31 - 1)
+    k, (team, program, wave) = _function(module, "open", 3)
+    with k.when((wave - k.load_int(program + 16)).compare("<", k.load_int(program))):
+        _write(k, team + DONE, 0)
+        with k.loop(0, k.load_int(team + THREADS)) as share:
+            _write(k, team + COUNTERS + share * LINE, wave * 2**ITEM_BITS)
+    _change(k, "umax", team + WAVE, wave)
+    with k.when(_read(k, team + SLEEPERS).compare("!=", 0)):
+        _futex(k, team + WAVE, WAKE, 2**31 - 1)
     k.builder.ret_void()
 
 
-def _emit_barrier(module: Any) -> None:
-    """barrier(team): wait for all threads; the last to come resets the counters."""
-    k, (team,) = _function(module, "barrier", 1)
+def _emit_take_part(module: Any) -> None:
+    """take_part(team, thread): take and compute items until none is left in any share."""
+    k, (team, thread) = _function(module, "take_part", 2)
     threads = k.load_int(team + THREADS)
-    generation = _read(k, team + GENERATION)
-    arrived = _add(k, team + ARRIVED, 1)
-    with k.builder.if_else(arrived.compare("==", threads - 1)) as (last, early):
-        with last:
-            _write(k, team + ARRIVED, 0)
-            with k.loop(0, threads) as thread:
-                _write(k, team + COUNTERS + thread * LINE, 0, 64)
-            _call(k, "signal", team + GENERATION, team + SLEEPERS)
-        with early:
-            _call(k, "wait", team + GENERATION, generation, team + SLEEPERS)
-    k.builder.ret_void()
-
-
-def _emit_walk(module: Any) -> None:
-    """walk(team, program, thread): the share of one thread in a program."""
-    k, (team, program, thread) = _function(module, "walk", 3)
-    waves, threads = k.load_int(program + 8), k.load_int(team + THREADS)
-    with k.loop(0, k.load_int(program)) as number:
-        wave = waves + number * WAVE_BYTES
+    with k.loop(thread, thread + threads) as turn:
+        share = turn % threads
+        take, look, check, compute, done = (
+            k.function.append_basic_block(name) for name in ("take", "look", "check", "compute", "done")
+        )
+        k.builder.branch(take)
+        k.builder.position_at_end(take)
+        taken = _change(k, "add", team + COUNTERS + share * LINE, 1)
+        # Who holds an item that counts keeps its program from ending, so this is the program of the item.
+        program = _read(k, team + PROGRAM)
+        number = taken // 2**ITEM_BITS
+        index = number - k.load_int(program + 16)
+        k.builder.cbranch(index.compare(">=", 0), look, done)
+        k.builder.position_at_end(look)
+        k.builder.cbranch(index.compare("<", k.load_int(program)), check, done)
+        k.builder.position_at_end(check)
+        wave = k.load_int(program + 8) + index * WAVE_BYTES
         items = k.load_int(wave + 16)
-        with k.loop(thread, thread + threads) as turn:
-            share = turn % threads
-            start, stop = items * share // threads, items * (share + 1) // threads
-            take, compute, done = (k.function.append_basic_block(name) for name in ("take", "compute", "done"))
-            k.builder.branch(take)
-            k.builder.position_at_end(take)
-            item = start + _add(k, team + COUNTERS + share * LINE, 1, 64)
-            k.builder.cbranch(item.compare("<", stop), compute, done)
-            k.builder.position_at_end(compute)
-            with k.loop(0, k.load_int(wave)) as index:
-                step = k.load_int(wave + 8) + index * STEP_BYTES
-                first = k.load_int(step + 16)
-                mine = k.builder.and_(item.compare(">=", first), item.compare("<", k.load_int(step + 24)))
-                with k.when(mine):
-                    call_kernel(k, step, item - first, thread)
-            k.builder.branch(take)
-            k.builder.position_at_end(done)
-        _call(k, "barrier", team)
+        item = items * share // threads + taken % 2**ITEM_BITS
+        k.builder.cbranch(item.compare("<", items * (share + 1) // threads), compute, done)
+        k.builder.position_at_end(compute)
+        with k.loop(0, k.load_int(wave)) as one:
+            step = k.load_int(wave + 8) + one * STEP_BYTES
+            first = k.load_int(step + 16)
+            mine = k.builder.and_(item.compare(">=", first), item.compare("<", k.load_int(step + 24)))
+            with k.when(mine):
+                call_kernel(k, step, item - first, thread)
+        with k.when(_change(k, "add", team + DONE, 1).compare("==", items - 1)):
+            _call(k, "open", team, program, number + 1)
+        k.builder.branch(take)
+        k.builder.position_at_end(done)
     k.builder.ret_void()
 
 
@@ -179,24 +175,40 @@ def call_kernel(k: Emitter, step: Int, item: Int, thread: Int) -> None:
 
 
 def _emit_run(module: Any) -> None:
-    """run(team, program): set the team to work and take part as thread 0; returns when all is done."""
+    """run(team, program): compute a program, of at least one wave, with the team; program 0 ends the team."""
     k, (team, program) = _function(module, "run", 2, internal=False)
-    _write(k, team + PROGRAM, program, 64)
-    _call(k, "signal", team + JOB, team + JOB_SLEEPERS)
-    with k.when(program.compare("!=", 0)):
-        _call(k, "walk", team, program, 0)
+    first = _read(k, team + WAVE) + 1
+    with k.when(program.compare("==", 0)):
+        _write(k, team + ENDED, 1)
+        _change(k, "umax", team + WAVE, first)
+        _futex(k, team + WAVE, WAKE, 2**31 - 1)
+        k.builder.ret_void()
+    last = first + k.load_int(program)
+    _write(k, program + 16, first)
+    _write(k, team + PROGRAM, program)
+    _call(k, "open", team, program, first)
+    more, wait, done = (k.function.append_basic_block(name) for name in ("more", "wait", "done"))
+    k.builder.branch(more)
+    k.builder.position_at_end(more)
+    wave = _read(k, team + WAVE)
+    _call(k, "take_part", team, 0)
+    k.builder.cbranch(_read(k, team + WAVE).compare("==", last), done, wait)
+    k.builder.position_at_end(wait)
+    _call(k, "wait", team, wave)
+    k.builder.branch(more)
+    k.builder.position_at_end(done)
     k.builder.ret_void()
 
 
 def _emit_work(module: Any) -> None:
-    """work(team): join the team, then walk each program it is given until the program 0."""
+    """work(team): join the team, then take part in each wave until the team ends."""
     k, (team,) = _function(module, "work", 1, internal=False)
-    thread = _add(k, team + JOINED, 1, 64) + 1
-    with k.loop(0, 2**62) as job:
-        seen = Int(k, k.builder.sext(k.builder.trunc(job.value, I32), I64))  # jobs are counted in 32 bits
-        _call(k, "wait", team + JOB, seen, team + JOB_SLEEPERS)
-        program = _read(k, team + PROGRAM, 64)
-        with k.when(program.compare("==", 0)):
+    thread = _change(k, "add", team + JOINED, 1) + 1
+    with k.loop(0, 2**62):
+        wave = _read(k, team + WAVE)
+        with k.when(_read(k, team + ENDED).compare("!=", 0)):
             k.builder.ret_void()
-        _call(k, "walk", team, program, thread)
+        with k.when(_read(k, team + PROGRAM).compare("!=", 0)):
+            _call(k, "take_part", team, thread)
+        _call(k, "wait", team, wave)
     k.builder.ret_void()
