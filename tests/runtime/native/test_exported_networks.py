@@ -1,6 +1,7 @@
 """Whole small networks as PyTorch exports them: logits of ONNX Runtime, and plans without needless passes."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from runtime.engines.native.compile import instruction_sets
-from tests.runtime.native.exported import export, padding_mask, require_parity
+from tests.runtime.native.exported import Function, export, padding_mask, require_parity
 from tests.runtime.native.harness import Array, plan_of, run_native
 
 MACHINE = next(iter(instruction_sets().values()))
@@ -140,6 +141,34 @@ def test_a_fused_layer_is_cut_by_its_weight_and_copies_nothing() -> None:
     assert kernels["choose"] == 1
     assert kernels["combine"] == 2
     assert "map" not in kernels
+
+
+def _norm(x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5) * torch.ones(WIDTH) + torch.ones(WIDTH)
+
+
+ONE_STEP: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "silu": ("map", functional.silu),
+    "gelu": ("map", functional.gelu),
+    "gelu by tanh": ("map", lambda x: functional.gelu(x, approximate="tanh")),
+    "gelu by tanh of a power": (
+        "map",
+        lambda x: 0.5 * x * (1 + torch.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    ),
+    "difference from a number": ("map", lambda x: 1 - x),
+    "norm": ("layer_norm", _norm),
+    "mean": ("average", lambda x: x.mean(1)),
+    "first token": ("average", lambda x: x[:, 0]),
+}
+
+
+@pytest.mark.parametrize("name", ONE_STEP)
+def test_a_pattern_is_one_step(name: str) -> None:
+    kernel, function = ONE_STEP[name]
+    model = export(Function(function), torch.ones(2, TOKENS, WIDTH))
+    plan = plan_of(model, {"x": (2, TOKENS, WIDTH)}, threads=2, machine=MACHINE)
+    assert [step.kernel for step in plan.steps] == [kernel]
 
 
 @pytest.mark.parametrize("instruction_set", instruction_sets())
