@@ -39,6 +39,7 @@ def _shuffled(x: Tensor) -> Tensor:
 
 IMAGE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "average, padding counts": lambda x: functional.avg_pool2d(x, (1, 3), (1, 2), (0, 1)),
+    "average of a tensor in chunks": lambda x: functional.avg_pool2d(torch.tanh(x), (1, 3), (1, 2), (0, 1)),
     "average, padding left out": lambda x: functional.avg_pool2d(x, (1, 3), (1, 2), (0, 1), count_include_pad=False),
     "global average": lambda x: functional.adaptive_avg_pool2d(x, 1),
     "global average, flattened": lambda x: functional.adaptive_avg_pool2d(x, 1).flatten(1),
