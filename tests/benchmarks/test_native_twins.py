@@ -37,8 +37,10 @@ def test_a_run_compares_every_kernel(tmp_path: Path) -> None:
         pytest.skip(str(error))
     output = tmp_path / "results"
     output.mkdir()
-    options = ["--works", "tiny", "tiny-encoder", "--runs", "2", "--output", output]
-    done = subprocess.run([sys.executable, SCRIPT, *options], check=False, capture_output=True, text=True)
+    options = ["--works", "tiny", "tiny-encoder", "--runs", "2"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *options, "--output", output], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in output.iterdir()] == ["native_twins_smoke.json"]
     results = TwinResults.model_validate_json((output / "native_twins_smoke.json").read_bytes())

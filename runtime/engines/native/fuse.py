@@ -1,5 +1,6 @@
 """Fuses operators: norms, residual sums and activations move into the convolution or pass that writes their input."""
 
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -10,53 +11,65 @@ from runtime.engines.native.operators import Average, Convolve, LayerNorm, Opera
 
 def fuse(network: Network) -> Network:
     """Return an equivalent network with as few passes over memory as the kernels allow."""
-    operators = list(network.operators)
-    outputs = {ref.tensor for ref in network.outputs.values()}
-    while (fused := _fuse_one(operators, outputs)) is not None:
-        operators = fused
-    return replace(network, operators=operators)
+    return replace(network, operators=_Fusion(network).run())
 
 
-def consumers(operators: list[Operator], tensor: Tensor) -> list[Operator]:
-    """Operators that read a tensor."""
-    return [operator for operator in operators if any(read is tensor for read in operator.inputs)]
+class _Fusion:
+    """Walks the operators once; each takes in what it can of those before it."""
 
+    def __init__(self, network: Network) -> None:
+        self.outputs = {ref.tensor for ref in network.outputs.values()}
+        self.producers: dict[Tensor, Operator] = {}
+        """Operators in order, by what they write: one that replaces another keeps its place."""
+        self.readers: defaultdict[Tensor, set[Operator]] = defaultdict(set)
+        self._replace([], network.operators)
 
-def _fuse_one(operators: list[Operator], outputs: set[Tensor]) -> list[Operator] | None:
-    """Do the first fusion that is possible; None if there is none."""
-    producers = {operator.output: operator for operator in operators}
-    for second in operators:
+    def run(self) -> list[Operator]:
+        for output in list(self.producers):
+            self._cut_above(output)
+            while self._merge_above(output):
+                pass
+        return list(self.producers.values())
+
+    def _replace(self, old: list[Operator], new: list[Operator]) -> None:
+        kept = {operator.output for operator in new}
+        for operator in old:
+            for tensor in operator.inputs:
+                self.readers[tensor].discard(operator)
+            if operator.output not in kept:
+                del self.producers[operator.output]
+        for operator in new:
+            self.producers[operator.output] = operator
+            for tensor in operator.inputs:
+                self.readers[tensor].add(operator)
+
+    def _merge_above(self, output: Tensor) -> bool:
+        """Merge the operator that writes `output` with one that it reads from, if they can be one."""
+        second = self.producers[output]
         for tensor in second.inputs:
-            first = producers[tensor]
-            if tensor in outputs or len(consumers(operators, tensor)) != 1:
-                continue
-            merged = _merge(first, second)
-            if merged is not None:
-                kept = [operator for operator in operators if operator is not first]
-                return [merged if operator is second else operator for operator in kept]
-    return next((_cut(operators, first) for first in operators if _is_only_cut(operators, first, outputs)), None)
-
-
-def _is_only_cut(operators: list[Operator], first: Operator, outputs: set[Tensor]) -> bool:
-    """Whether only selections of channels read a layer, each channel at most once: q, k and v of one linear layer."""
-    if not isinstance(first, Convolve) or first.residual is not None or first.output in outputs:
+            first = self.producers[tensor]
+            if tensor not in self.outputs and self.readers[tensor] == {second}:
+                merged = _merge(first, second)
+                if merged is not None:
+                    self._replace([first, second], [merged])
+                    return True
         return False
-    readers = consumers(operators, first.output)
-    chosen = [channel for reader in readers if isinstance(reader, Select) for channel in reader.channels]
-    return all(isinstance(reader, Select) for reader in readers) and 0 < len(chosen) == len(set(chosen))
 
-
-def _cut(operators: list[Operator], first: Operator) -> list[Operator]:
-    """Cut a layer into one for each selection of its channels: rows of its weight."""
-    assert isinstance(first, Convolve)
-    cut: list[Operator] = []
-    for operator in operators:
-        if isinstance(operator, Select) and operator.x is first.output:
-            weight, bias = first.weight[operator.channels], first.bias[operator.channels]
-            cut.append(replace(first, output=operator.output, weight=weight, bias=bias))
-        elif operator is not first:
-            cut.append(operator)
-    return cut
+    def _cut_above(self, output: Tensor) -> None:
+        """Cut a layer of which only selections are read, such as q, k and v: each gets its rows of the weight."""
+        select = self.producers[output]
+        first = self.producers[select.x] if isinstance(select, Select) else None
+        if not isinstance(first, Convolve) or first.residual is not None or first.output in self.outputs:
+            return
+        selects = [reader for reader in self.readers[first.output] if isinstance(reader, Select)]
+        chosen = np.concatenate([reader.channels for reader in selects])
+        if len(selects) < len(self.readers[first.output]) or len(set(chosen.tolist())) < len(chosen):
+            return  # a channel that is read twice would be computed twice
+        pieces: list[Operator] = [
+            replace(first, output=one.output, weight=first.weight[one.channels], bias=first.bias[one.channels])
+            for one in selects
+        ]
+        self._replace([first, *selects], pieces)
 
 
 def _merge(first: Operator, second: Operator) -> Operator | None:

@@ -16,6 +16,7 @@ from tests.runtime.native.harness import Array, require_close, run_native, run_r
 
 ROWS = (1, 3)
 THREADS = (1, 2, 3)
+VOCABULARY = 50
 
 
 class Function(nn.Module):
@@ -30,8 +31,10 @@ class Function(nn.Module):
 
 
 def export(module: nn.Module, *inputs: Tensor, sizes: dict[int, str] | None = None) -> onnx.ModelProto:
-    """Export with any number of rows; `sizes` are the other axes of any size. Inputs are named x, and mask."""
-    names = ["x", "mask"][: len(inputs)]
+    """Export with any number of rows; `sizes` are the other axes of any size. Inputs are named x, or ids if they
+    are integers, and mask.
+    """
+    names = ["x" if inputs[0].is_floating_point() else "ids", "mask"][: len(inputs)]
     free = {0: "rows", **(sizes or {})}
     axes = {name: {at: free[at] for at in free if at < tensor.ndim} for name, tensor in zip(names, inputs, strict=True)}
     buffer = io.BytesIO()
@@ -58,7 +61,8 @@ def padding_mask(rows: int, tokens: int) -> Array:
 def require_parity(model: onnx.ModelProto, shape: tuple[int, ...], *, scale: float = 2.0) -> None:
     """Compare on random x [rows, *shape] for batches of ROWS, every instruction set, and THREADS in turn.
 
-    A model with an input `mask` gets one of padding, [rows, tokens], tokens being the first of `shape`.
+    A model with an input `mask` gets one of padding, [rows, tokens], tokens being the first of `shape`. An input `ids`
+    is [rows, tokens], too: numbers below VOCABULARY, 0 for padding.
     """
     generator = np.random.default_rng(sum(shape))
     threads = cycle(THREADS)
@@ -67,6 +71,8 @@ def require_parity(model: onnx.ModelProto, shape: tuple[int, ...], *, scale: flo
         for name in (tensor.name for tensor in model.graph.input):
             if name == "mask":
                 tensors[name] = padding_mask(rows, shape[0])
+            elif name == "ids":
+                tensors[name] = generator.integers(1, VOCABULARY, (rows, shape[0])) * padding_mask(rows, shape[0])
             else:
                 tensors[name] = (generator.standard_normal((rows, *shape)) * scale).astype(np.float32)
         expected = run_reference(model, tensors)

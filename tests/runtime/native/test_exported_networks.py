@@ -1,6 +1,7 @@
 """Whole small networks as PyTorch exports them: logits of ONNX Runtime, and plans without needless passes."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from runtime.engines.native.compile import instruction_sets
-from tests.runtime.native.exported import export, padding_mask, require_parity
+from tests.runtime.native.exported import VOCABULARY, Function, export, padding_mask, require_parity
 from tests.runtime.native.harness import Array, plan_of, run_native
 
 MACHINE = next(iter(instruction_sets().values()))
@@ -117,6 +118,90 @@ class StandardEncoder(nn.Module):
         return logits
 
 
+class Bert(nn.Module):
+    """Embeddings of words, places and kinds; norms spelled out, behind the sums; a mask of the lowest number."""
+
+    numbers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(2 * TOKENS, WIDTH)
+        self.kinds, self.norm = nn.Embedding(2, WIDTH), SpelledOutNorm()
+        self.layers = nn.ModuleList([BertLayer(), BertLayer()])
+        self.pool, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 5)
+        self.register_buffer("numbers", torch.arange(2 * TOKENS)[None])
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        places = self.places(self.numbers[:, : ids.shape[1]])
+        x = self.norm(self.words(ids) + self.kinds(torch.zeros_like(ids)) + places)
+        bias = (1.0 - mask[:, None, None, :].to(x.dtype)) * torch.finfo(x.dtype).min
+        for layer in self.layers:
+            x = layer(x, bias)
+        logits: Tensor = self.head(torch.tanh(self.pool(x[:, 0])))
+        return logits
+
+
+class WithoutMask(nn.Module):
+    """Padding is what has the token id 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bert = Bert()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.bert(ids, ids.ne(0).long())
+        return logits
+
+
+class SpelledOutNorm(nn.Module):
+    """Layer norm of TensorFlow's kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(WIDTH)), nn.Parameter(torch.rand(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return self.weight * (centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + 1e-12)) + self.bias
+
+
+class BertLayer(nn.Module):
+    """Norms behind the sums; query, key and value from layers of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.wide, self.narrow = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.norm1, self.norm2 = SpelledOutNorm(), SpelledOutNorm()
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        heads = (*x.shape[:2], HEADS, WIDTH // HEADS)
+        query, key, value = (layer(x).view(heads).permute(0, 2, 1, 3) for layer in (self.query, self.key, self.value))
+        weights = (query @ key.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5 + bias).softmax(-1)
+        context = (weights @ value).permute(0, 2, 1, 3).contiguous()
+        x = self.norm1(self.out(context.view(x.shape)) + x)
+        wide = self.wide(x)
+        result: Tensor = self.norm2(self.narrow(wide * 0.5 * (1.0 + torch.erf(wide / 2**0.5))) + x)
+        return result
+
+
+def test_a_network_like_bert_is_that_of_onnx_runtime_at_every_length() -> None:
+    torch.manual_seed(0)
+    ids = torch.ones(2, TOKENS, dtype=torch.int64)
+    model = export(Bert(), ids, ids, sizes={1: "tokens"})
+    for tokens in (1, 16, 33, 80):
+        require_parity(model, (tokens,))
+    plan = plan_of(model, {"ids": (2, TOKENS), "mask": (2, TOKENS)}, threads=2, machine=MACHINE)
+    kernels = Counter(step.kernel for step in plan.steps)
+    assert kernels["layer_norm"] == 5
+    assert kernels.keys() <= {"embed", "layer_norm", "stream", "dense", "attention", "average"}
+
+
+def test_a_mask_that_is_computed_from_token_ids_is_understood() -> None:
+    torch.manual_seed(0)
+    require_parity(export(WithoutMask(), torch.ones(2, TOKENS, dtype=torch.int64)), (TOKENS,))
+
+
 def test_a_network_on_images_is_that_of_onnx_runtime() -> None:
     torch.manual_seed(0)
     network, x = ImageNetwork(), torch.randn(16, 3, SIDE, SIDE)
@@ -140,6 +225,34 @@ def test_a_fused_layer_is_cut_by_its_weight_and_copies_nothing() -> None:
     assert kernels["choose"] == 1
     assert kernels["combine"] == 2
     assert "map" not in kernels
+
+
+def _norm(x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5) * torch.ones(WIDTH) + torch.ones(WIDTH)
+
+
+ONE_STEP: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "silu": ("map", functional.silu),
+    "gelu": ("map", functional.gelu),
+    "gelu by tanh": ("map", lambda x: functional.gelu(x, approximate="tanh")),
+    "gelu by tanh of a power": (
+        "map",
+        lambda x: 0.5 * x * (1 + torch.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    ),
+    "difference from a number": ("map", lambda x: 1 - x),
+    "norm": ("layer_norm", _norm),
+    "mean": ("average", lambda x: x.mean(1)),
+    "first token": ("average", lambda x: x[:, 0]),
+}
+
+
+@pytest.mark.parametrize("name", ONE_STEP)
+def test_a_pattern_is_one_step(name: str) -> None:
+    kernel, function = ONE_STEP[name]
+    model = export(Function(function), torch.ones(2, TOKENS, WIDTH))
+    plan = plan_of(model, {"x": (2, TOKENS, WIDTH)}, threads=2, machine=MACHINE)
+    assert [step.kernel for step in plan.steps] == [kernel]
 
 
 @pytest.mark.parametrize("instruction_set", instruction_sets())

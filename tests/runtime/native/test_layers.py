@@ -92,6 +92,26 @@ def test_max_pooling_is_that_of_onnx_runtime(instruction_set: str, kernel: int, 
 
 
 @EVERY_SET
+@settings(max_examples=20)
+@given(data=st.data())
+def test_average_pooling_of_any_geometry_is_that_of_onnx_runtime(instruction_set: str, data: st.DataObject) -> None:
+    kernel = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    strides = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    pads = [data.draw(st.integers(0, size - 1)) for size in kernel * 2]
+    height, width = (data.draw(st.integers(size, size + 20)) for size in kernel)
+    rows, channels, threads = (data.draw(st.integers(1, 3)) for _ in range(3))
+    pool = helper.make_node(
+        "AveragePool", ["x"], ["y"], kernel_shape=kernel, strides=strides, pads=pads,
+        count_include_pad=data.draw(st.integers(0, 1)),
+    )  # fmt: skip
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    x = generator.standard_normal((rows, channels, height, width)).astype(np.float32)
+    model = graph_of([pool], {}, {"x": x.shape}, "y")
+    found = run_native(model, {"x": x}, threads=threads, instruction_set=instruction_set)
+    require_close(found, run_reference(model, {"x": x}))
+
+
+@EVERY_SET
 def test_a_gelu_is_exact_to_a_millionth_everywhere(instruction_set: str) -> None:
     constants = {"root": np.float32(np.sqrt(2)), "one": np.float32(1), "half": np.float32(0.5)}
     nodes = [

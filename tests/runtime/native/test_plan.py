@@ -1,11 +1,13 @@
 """Planning, without generating code: fusion, memory, tiles, packing, and what is refused."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import helper
 
 from runtime.artifact import Artifact
@@ -99,3 +101,38 @@ def test_a_supported_operator_in_an_unsupported_form_is_named_with_its_reason() 
     model = graph_of(nodes, {}, {"x": (1, 3, 4, 4)}, "y")
     with pytest.raises(UnsupportedModel, match=r"Softmax classes \(only over attention scores\)"):
         understand(model, constants_of(model), {"x": (1, 3, 4, 4)}, "graph.onnx")
+
+
+def test_every_node_that_is_not_understood_is_listed_with_its_reason() -> None:
+    constants: dict[str, NDArray[Any]] = {
+        "some": np.array([0, 2], np.int64), "low": np.array([1], np.int64), "high": np.array([3], np.int64),
+        "axis": np.array([2], np.int64), "power": np.array(1.5, np.float32), "shape": np.array([-1, 16], np.int64),
+        "filter": np.ones((2, 3, 1), np.float32),
+    }  # fmt: skip
+    forms: dict[str, tuple[list[str], dict[str, Any], str]] = {
+        "Gather": (["x", "some"], {"axis": 1}, "indices that are not in a row"),
+        "Slice": (["x", "low", "high", "axis"], {}, "takes some of the tokens or pixels, neither one nor all"),
+        "Pow": (["x", "power"], {}, "with exponent 1.5"),
+        "Sqrt": (["x"], {}, "only in a layer norm"),
+        "Erf": (["x"], {}, "only in a GELU"),
+        "Concat": (["x", "x"], {"axis": 2}, "only along the channels of alike tensors"),
+        "MatMul": (["x", "x"], {}, "a product of these tensors"),
+        "MaxPool": (["x"], {"kernel_shape": [2, 2], "ceil_mode": 1}, "auto_pad and ceil_mode"),
+        "ReduceMean": (["x"], {"axes": [3]}, "over axes [3] of [2, 3, 4, 6]"),
+        "Reshape": (["x", "shape"], {}, "[2, 3, 4, 6] to [9, 16]"),
+        "Conv": (["x", "filter"], {}, "only two-dimensional images"),
+        "Where": (["x", "x", "x"], {}, "only masks and attention scores"),
+        "HardSwish": (["x"], {}, "an operator that is not known"),
+    }
+    nodes = []
+    for kind, (inputs, attributes, _) in forms.items():
+        nodes.append(helper.make_node(kind, inputs, [f"{kind}_out"], name=f"the_{kind}", **attributes))
+        nodes.append(helper.make_node("Relu", [f"{kind}_out"], [f"{kind}_after"]))
+    model = graph_of(nodes, constants, {"x": (2, 3, 4, 6)}, "Relu_after")
+    with pytest.raises(UnsupportedModel) as caught:
+        understand(model, constants_of(model), {"x": (2, 3, 4, 6)}, "graph.onnx")
+    message = str(caught.value)
+    for kind, (_, _, reason) in forms.items():
+        named = "Relu Slice_after" if kind == "Slice" else f"{kind} the_{kind}"  # a view, until something reads it
+        assert f"{named} ({reason})" in message, kind
+    assert message.count("(") == len(forms)

@@ -13,8 +13,8 @@ FIELDS = (
     "heads", "width", "tokens", "tiles", "tile_count", "scratch", "scratch_thread", "clear",
 )  # fmt: skip
 """q, k, v: planes with the same strides. `mask`: float32 per key or 0. `constants`: float32 (scale of the scores,
-factor and term that turn the mask into what is added to them). `clear`: whether
-weights that are not numbers become 0. `tiles`: int32 pairs (first vector, number of vectors).
+factor and term that turn the mask into what is added to them). `tiles`: int32 pairs (first vector, number of vectors).
+`clear`: 1 if weights that are not numbers become 0.
 """
 MOST_VECTORS = 4
 ROWS = 4
