@@ -48,6 +48,7 @@ from runtime.engines.native.views import (
     reshaped,
     sizes,
 )
+from runtime.errors import UnsupportedModel
 
 Attributes = dict[str, Any]
 
@@ -66,7 +67,13 @@ class Walk:
                 self.symbols[tensor.name] = self._input(tensor, shapes[tensor.name])
 
     def _input(self, tensor: onnx.ValueInfoProto, shape: tuple[int, ...]) -> Symbol:
-        if tensor.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        is_mask = tensor.type.tensor_type.elem_type != onnx.TensorProto.FLOAT
+        if len(shape) not in ((2,) if is_mask else (2, 3, 4)):
+            raise UnsupportedModel(
+                f"The native engine does not support input {tensor.name} of shape {list(shape)}: tensors have the axes "
+                "NC, NTC or NCHW, token ids and masks NT. Use another engine, such as onnxruntime."
+            )
+        if is_mask:
             rows, tokens = shape
             view = (axis(IMAGES, rows), axis(LANES, tokens))
             return Mask(view, tensor.name, Linear(), np.dtype(np.int64))

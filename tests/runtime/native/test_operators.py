@@ -330,3 +330,15 @@ def test_a_masked_mean_is_that_of_onnx_runtime(name: str) -> None:
     model = export(Function(MEANS[name]), torch.ones(2, *TOKENS[1]), mask, sizes={1: "tokens"})
     for shape in TOKENS:
         require_parity(model, shape)
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_the_mean_of_a_row_without_any_token_is_that_of_onnx_runtime(name: str) -> None:
+    shape = TOKENS[2]
+    model = export(Function(MEANS[name]), torch.ones(2, *shape), torch.ones(2, shape[0], dtype=torch.int64))
+    x, mask = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32), padding_mask(3, shape[0])
+    tensors = {"x": x, "mask": mask * np.array([[1], [0], [1]])}
+    expected = run_reference(model, tensors)
+    for instruction_set in instruction_sets():
+        found = run_native(model, tensors, instruction_set=instruction_set)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)  # NaN where that is NaN, 0 where it is 0

@@ -103,6 +103,13 @@ def test_a_supported_operator_in_an_unsupported_form_is_named_with_its_reason() 
         understand(model, constants_of(model), {"x": (1, 3, 4, 4)}, "graph.onnx")
 
 
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 3, 4, 5)])
+def test_an_input_of_another_rank_is_refused(shape: tuple[int, ...]) -> None:
+    model = graph_of([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": shape}, "y")
+    with pytest.raises(UnsupportedModel, match=r"input x of shape \["):
+        understand(model, {}, {"x": shape}, "graph.onnx")
+
+
 def test_every_node_that_is_not_understood_is_listed_with_its_reason() -> None:
     constants: dict[str, NDArray[Any]] = {
         "some": np.array([0, 2], np.int64), "low": np.array([1], np.int64), "high": np.array([3], np.int64),
