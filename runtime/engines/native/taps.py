@@ -15,7 +15,7 @@ from runtime.engines.native.emitter import LANES, LINE
 from runtime.engines.native.layout import Layout
 from runtime.engines.native.operators import Space, Window
 
-ALIGNED_LANES = 8
+ALIGNED_LANES = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from runtime.engines.native.emitter import LINE, Count, Int
 from runtime.engines.native.kernels.kernel import Context, Kernel, located
 from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, Tile
 
-OFFSET_UNIT = 32
+OFFSET_UNIT = 4
 """Bytes per unit of a stream's offset."""
 FIELDS = (
     *located("x"), *OUTPUT_FIELDS, "values", "offsets", "rows", "row_count", "block_bases",
