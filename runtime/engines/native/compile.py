@@ -68,12 +68,10 @@ def load_library(name: str, folder: Path | None) -> Library:
     if name not in available:
         raise EngineError(f"This machine cannot execute {name!r}. Choose one of: {', '.join(available)}.")
     target = available[name]
-    source = build_module(target)
-    versions = f"{llvmlite.__version__} {llvm.llvm_version_info} {OPTIMISATION}"
-    key = hashlib.sha256(f"{versions} {llvm.get_process_triple()} {target} {source}".encode()).hexdigest()
+    key = _key(target)
     code = None if folder is None else _read_cached(folder, key)
     if code is None:
-        code = _compile(source, target)
+        code = _compile(build_module(target), target)
         if folder is not None:
             _write_cached(folder, key, code)
     empty = llvm.parse_assembly("")
@@ -83,6 +81,14 @@ def load_library(name: str, folder: Path | None) -> Library:
     names = (*KERNELS, "run", "work")
     addresses = {name: int(execution_engine.get_function_address(name)) for name in names}
     return Library(target, addresses, execution_engine)
+
+
+def _key(target: InstructionSet) -> str:
+    """Hash of all that the machine code depends on: our sources, as making LLVM IR from them takes time."""
+    here = Path(__file__).parent
+    sources = [path.read_bytes() for path in (*sorted(here.glob("kernels/*.py")), here / "emitter.py", Path(__file__))]
+    versions = f"{llvmlite.__version__} {llvm.llvm_version_info} {llvm.get_process_triple()} {target}"
+    return hashlib.sha256(b"".join([versions.encode(), *sources])).hexdigest()
 
 
 def _machine(target: InstructionSet) -> Any:

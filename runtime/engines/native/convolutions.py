@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,6 @@ from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Convolve, Scale
 from runtime.engines.native.plan import SCRATCH, Buffer
 from runtime.engines.native.planner import Planner
-from runtime.engines.native.streams import pack_streams
 from runtime.engines.native.taps import gather_table, tap_copies
 
 
@@ -45,8 +45,9 @@ def plan_convolve(planner: Planner, convolve: Convolve) -> None:
     space = convolve.output.space
     planner.define(convolve.output)
     vectors = vectors_of(space)
-    nonzero = int(np.count_nonzero(weight))
-    choice = choose(weight.shape, nonzero, chunk, lines_each, planner.machine)
+    layer = convolve.output.name
+    kept = planner.packed.kept(planner.network, layer, weight)
+    choice = choose(weight.shape, len(kept.values), chunk, lines_each, planner.machine)
     tiles = cut_tiles(vectors, chunk, choice.tile)
     places = space.images * len(tiles)
     parts = planner.parts(places, len(weight))
@@ -71,25 +72,21 @@ def plan_convolve(planner: Planner, convolve: Convolve) -> None:
             "parts": cut_evenly(outputs, parts, planner.machine.panel_rows(choice.tile)),
         }  # fmt: skip
     else:
-        key = (planner.network, convolve.output.name, taps.tobytes(), layout.channel_bytes, block_inputs, parts)
-        if key not in planner.packed:
-            planner.packed[key] = pack_streams(
-                weight, taps, layout.channel_bytes, block_channels=block_inputs, parts=parts
-            )
-        streams = planner.packed[key]
+        streams = planner.packed.streams(planner.network, layer, taps, layout.channel_bytes, block_inputs, parts)
         fields |= {
             "blocks": len(streams.block_bases), "block_bases": streams.block_bases, "values": streams.values,
             "offsets": streams.offsets, "rows": streams.rows, "row_count": outputs, "parts": streams.parts,
             "starts": streams.starts,
         }  # fmt: skip
     label = (
-        f"{convolve.output.name}: {inputs}->{outputs} {height}x{width} on {space.images}x{space.lanes}, density "
-        f"{nonzero / weight.size:.3f}, tile {choice.tile}, {fields['blocks']} blocks, {parts} parts"
+        f"{layer}: {inputs}->{outputs} {height}x{width} on {space.images}x{space.lanes}, density "
+        f"{kept.density:.3f}, tile {choice.tile}, {fields['blocks']} blocks, {parts} parts"
     )
     seconds = choice.seconds * space.images * vectors / chunk / planner.threads
-    planner.step(choice.kernel, label, places * parts, fields, nonzero * space.images * space.lanes, seconds)
+    planner.step(choice.kernel, label, places * parts, fields, len(kept.values) * space.images * space.lanes, seconds)
 
 
+@lru_cache(maxsize=4096)
 def choose(shape: tuple[int, ...], nonzero: int, chunk: int, lines_each: int, machine: InstructionSet) -> Choice:
     """Choose the cheapest way by the cost model.
 

@@ -1,6 +1,7 @@
 """The native engine: plans every stage of an artifact at every shape at load, then only computes."""
 
 import platform
+import time
 from importlib.metadata import version as package_version
 from typing import ClassVar
 
@@ -20,8 +21,8 @@ from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import Network, constants_of, require_known, understand
 from runtime.engines.native.kernels.schedule import FUTEX
 from runtime.engines.native.plan import Plan
-from runtime.engines.native.planner import Packed
 from runtime.engines.native.planning import plan_ensemble
+from runtime.engines.native.streams import Packed
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
 from runtime.manifest import Stage
 
@@ -55,7 +56,7 @@ class NativeEngine(Engine):
         stages = self.artifact.manifest.stages
         require_known({stage.file: self.model(stage) for stage in stages})
         constants = {stage.file: constants_of(self.model(stage)) for stage in stages}
-        packed: Packed = {}
+        packed = Packed()
         plans: dict[Key, tuple[Plan, Plan]] = {}
         for tokens in self.lengths or (0,):
             networks = {stage.file: self._understand(stage, constants[stage.file], tokens) for stage in stages}
@@ -63,7 +64,9 @@ class NativeEngine(Engine):
                 together = plan_ensemble(trunk, heads, threads=self.options.cores, machine=self._machine, packed=packed)
                 alone = together
                 if self.options.cores > 1:
-                    alone = plan_ensemble(trunk, heads, threads=1, machine=self._machine, packed=packed)
+                    alone = plan_ensemble(
+                        trunk, heads, threads=1, machine=self._machine, packed=packed, team=self.options.cores
+                    )
                 plans[program, tokens] = (together, alone)
         self._executor = Executor(library(self._machine.name), plans, self.options.cores)
 
@@ -98,6 +101,18 @@ class NativeEngine(Engine):
         blank = {spec.name: self._blank(spec.name, 1, tokens) for spec in self.artifact.manifest.inputs}
         self._compute(whole(heads), blank)
         return self._executor.measure((whole(heads), tokens), rounds)
+
+    def _warm_up(self, stage: Stage) -> dict[int, float]:
+        """Seconds of a stage for one row, and for a row on each core."""
+        costs = {}
+        tokens = max(self.lengths, default=0)
+        for rows in {1, self.options.cores}:
+            tensors = {name: self._blank(name, rows, tokens) for name in stage.inputs}
+            self._run(stage, tensors)
+            started = time.perf_counter()
+            self._run(stage, tensors)
+            costs[rows] = time.perf_counter() - started
+        return costs
 
     def _run_rows(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:
         return dict(self._compute(stage.file, {name: tensors[name] for name in stage.inputs}))

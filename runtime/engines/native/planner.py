@@ -9,22 +9,25 @@ from runtime.engines.native.layout import Layout, chunk_of, chunked, planes, vec
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Attend, Convolve, MaxPool, Operator, Scale, Space, Tensor
 from runtime.engines.native.plan import Buffer, Plan, Step
-from runtime.engines.native.streams import Streams
+from runtime.engines.native.streams import Packed
 
 ITEMS_PER_THREAD = 4
 """Items of a step for each thread: enough to even out what other processes take."""
-
-Packed = dict[tuple[str, str, bytes, int, int, int], Streams]
-"""Packed weights by network, layer, taps, channel step, block and parts: the same at most shapes."""
 
 
 class Planner:
     """A plan that grows, operator by operator."""
 
     def __init__(
-        self, operators: list[Operator], outputs: dict[str, Ref], threads: int, machine: InstructionSet, packed: Packed
+        self,
+        operators: list[Operator],
+        outputs: dict[str, Ref],
+        threads: int,
+        team: int,
+        machine: InstructionSet,
+        packed: Packed,
     ) -> None:
-        self.threads, self.machine = threads, machine
+        self.threads, self.team, self.machine = threads, team, machine
         self.packed = packed
         self.readers: dict[Tensor, list[Operator]] = defaultdict(list)
         for operator in operators:
@@ -100,10 +103,9 @@ class Planner:
 
     def parts(self, places: int, rows: int) -> int:
         """Into how many parts to cut the rows of a layer so that every thread gets as much work at so many places."""
-        places *= self.side_by_side
-        if places >= ITEMS_PER_THREAD * self.threads * 2:
+        if places >= ITEMS_PER_THREAD * self.team * 2:
             return 1
-        return min(self.threads // math.gcd(places, self.threads), max(1, rows // 4))
+        return min(self.team // math.gcd(places, self.team), max(1, rows // 4))
 
     def scratch(self, nbytes: int) -> int:
         """Ask for private memory of each thread; return its size."""

@@ -30,7 +30,8 @@ from runtime.engines.native.operators import (
     Tensor,
 )
 from runtime.engines.native.plan import Plan, assign
-from runtime.engines.native.planner import Packed, Planner
+from runtime.engines.native.planner import Planner
+from runtime.engines.native.streams import Packed
 
 PLANNERS: dict[type[Operator], Callable[[Planner, Any], None]] = {
     Attend: passes.plan_attend, Average: passes.plan_average, AveragePool: passes.plan_average_pool,
@@ -40,12 +41,9 @@ PLANNERS: dict[type[Operator], Callable[[Planner, Any], None]] = {
 }  # fmt: skip
 
 
-def plan_network(network: Network, *, threads: int, machine: InstructionSet, packed: Packed | None = None) -> Plan:
-    """Plan a fused network for `threads` threads of a machine.
-
-    Plans of the same graph at other shapes may pass the same `packed`, and then share packed weights.
-    """
-    return plan_ensemble(network, {}, threads=threads, machine=machine, packed=packed)
+def plan_network(network: Network, *, threads: int, machine: InstructionSet) -> Plan:
+    """Plan a fused network for `threads` threads of a machine."""
+    return plan_ensemble(network, {}, threads=threads, machine=machine)
 
 
 def plan_ensemble(
@@ -55,18 +53,20 @@ def plan_ensemble(
     threads: int,
     machine: InstructionSet,
     packed: Packed | None = None,
+    team: int | None = None,
 ) -> Plan:
     """Plan a fused trunk, which may be empty, followed by fused heads side by side.
 
     Heads read the outputs of the trunk, and the model inputs, by name. With heads, the outputs of the plan are theirs,
-    one each, by the keys of `heads`; without, those of the trunk.
+    one each, by the keys of `heads`; without, those of the trunk. Plans with the same `packed` share packed weights;
+    one for a single thread shares them with one for a team if it is told how large the `team` is.
     """
     known = {name: ref.tensor for name, ref in trunk.outputs.items()}
     networks = (trunk, *heads.values())
     bodies = [_connect(network, known) for network in networks]
     outputs = {head: ref for head, network in heads.items() for ref in network.outputs.values()} or trunk.outputs
     operators = [operator for body in bodies for operator in body]
-    planner = Planner(operators, outputs, threads, machine, {} if packed is None else packed)
+    planner = Planner(operators, outputs, threads, team or threads, machine, packed or Packed())
     start = 0
     for network, body in zip(networks, bodies, strict=True):
         planner.network, planner.wave = network.name, start

@@ -6,6 +6,7 @@ tap.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class TapCopies:
         return len(self.copies) * self.lines_each
 
 
+@lru_cache(maxsize=512)
 def tap_copies(window: Window, width: int, chunk_vectors: int) -> TapCopies:
     """Plan the copies for output lines of `width` lanes."""
     height, across = window.kernel
@@ -52,6 +54,7 @@ def tap_copies(window: Window, width: int, chunk_vectors: int) -> TapCopies:
     return TapCopies(shifted, lines_each, np.array(taps, np.int64))
 
 
+@lru_cache(maxsize=512)
 def gather_table(
     copies: TapCopies, window: Window, source: Space, target: Space, source_layout: Layout, layout: Layout
 ) -> tuple[str, NDArray[np.int32]]:

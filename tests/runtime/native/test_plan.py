@@ -16,7 +16,7 @@ from runtime.engines.native.graph import constants_of, require_known, understand
 from runtime.engines.native.layout import chunk_of
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.plan import Buffer, assign
-from runtime.engines.native.streams import pack_streams
+from runtime.engines.native.streams import kept_weights, pack_streams
 from runtime.errors import UnsupportedModel
 from runtime.graph import load_graph
 from tests.runtime.native.harness import graph_of, plan_of
@@ -64,7 +64,7 @@ def test_streams_hold_every_kept_weight_once(outputs: int, inputs: int, density:
     weight = generator.standard_normal((outputs, inputs, 3, 1)).astype(np.float32)
     weight *= generator.random(weight.shape) < density
     taps, step = np.array([0, 32, 96], np.int64), 128
-    streams = pack_streams(weight, taps, step, block_channels=block, parts=parts)
+    streams = pack_streams(kept_weights(weight), taps, step, block_channels=block, parts=parts)
     dense = np.zeros_like(weight)
     assert streams.parts[0] == 0
     assert streams.parts[-1] == outputs
@@ -86,7 +86,7 @@ def test_a_packed_weight_takes_at_most_six_bytes_and_five_percent() -> None:
     generator = np.random.default_rng(0)
     weight = generator.standard_normal((256, 256, 1, 1)).astype(np.float32)
     weight *= generator.random(weight.shape) < 0.2
-    streams = pack_streams(weight, np.zeros(1, np.int64), 448, block_channels=256)
+    streams = pack_streams(kept_weights(weight), np.zeros(1, np.int64), 448, block_channels=256)
     assert streams.nbytes <= 6 * np.count_nonzero(weight) * 1.05
 
 
