@@ -55,7 +55,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def logits_of(engine: Engine, inputs: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-    """Logits of all heads, [heads, rows, classes]."""
+    """Logits of all heads, stage by stage, [heads, rows, classes]."""
     features = engine.trunk(inputs)
     return np.stack([engine.head(index, features) for index in range(len(engine.artifact.manifest.heads))])
 
@@ -68,10 +68,12 @@ def require_parity(
     engine = chosen(case.artifact, options)
     try:
         for count in rows:
-            found = logits_of(engine, {name: tensor[-count:] for name, tensor in case.inputs.items()})
-            for head, (expected, logits) in enumerate(zip(case.logits[:, -count:], found, strict=True)):
-                parity = compare(expected, logits)
-                assert parity.holds, (count, head, parity)
+            inputs = {name: tensor[-count:] for name, tensor in case.inputs.items()}
+            staged, whole = logits_of(engine, inputs), np.stack(engine.logits(inputs, len(case.logits)))
+            for way, found in (("staged", staged), ("one program", whole)):
+                for head, (expected, logits) in enumerate(zip(case.logits[:, -count:], found, strict=True)):
+                    parity = compare(expected, logits)
+                    assert parity.holds, (way, count, head, parity)
     finally:
         engine.close()
 
