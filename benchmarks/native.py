@@ -1,6 +1,6 @@
 """The native engine against DeepSparse and ONNX Runtime, on the networks and with the aims that it was built for.
 
-    python benchmarks/native.py                                              # about 15 minutes
+    python benchmarks/native.py                                              # about 20 minutes
     python benchmarks/native.py --works resnet50 newsgroups --batch 1 --rounds 31
     python benchmarks/native.py --works tiny                                 # shows that all of this works
 

@@ -11,7 +11,7 @@ from latency_report import aligned, bounds, digits, draw_latency, draw_legend, f
 from latency_results import Interval
 from native_results import NATIVE, AimResult, EngineLatency, LoadAimResult, NativeResults, NativeRow
 
-HEADER = ("engine", "median ms [95 %]", "min", "x native [95 %]", "GMAC/s", "peak", "rounds")
+HEADER = ("engine", "median ms [95 %]", "min", "x native [95 %]", "by min", "GMAC/s", "peak", "rounds")
 VERDICTS = {True: "met", False: "missed", None: "undecided"}
 
 
@@ -20,7 +20,7 @@ def table(results: NativeResults) -> str:
     environment = results.environment
     lines = [
         f"{environment.cpu}, {environment.cores} cores ({environment.cores_source}); measured fp32 peak "
-        f"{results.peak_macs_per_second / 1e9:.0f} GMAC/s",
+        f"{results.peak_macs_per_second / 1e9:.0f} GMAC/s; load before the run {_load_average(results)}",
     ]
     if results.smoke:
         lines.insert(0, "SMOKE RUN: shows that the benchmark works; the numbers mean nothing.")
@@ -42,7 +42,9 @@ def markdown(results: NativeResults) -> str:
     lines = [
         f"Milliseconds for the whole batch with all heads, median (minimum), on {environment.cores} cores of an "
         f"{environment.cpu}; {min(rounds, default=0)} to {max(rounds, default=0)} interleaved rounds; the ratio is the "
-        f"median of paired rounds with its {results.confidence:.0%} interval; command: `{environment.command}`.",
+        f"median of paired rounds with its {results.confidence:.0%} interval, beside it "
+        f"the ratio of the minima. Load of the machine before the run: {_load_average(results)}. Command: "
+        f"`{environment.command}`.",
         "",
         f"| work | density | batch | {' | '.join(engines)} | native GMAC/s (peak) | aim | reached | |",
         "|" + "---|" * (len(engines) + 7),
@@ -92,6 +94,11 @@ def _draw(
     axes.set_xlabel("ms per batch; x = times the latency of native", fontsize=8)
 
 
+def _load_average(results: NativeResults) -> str:
+    load = results.environment.load_average
+    return "unknown" if load is None else f"{load:.1f}"
+
+
 def _title(row: NativeRow) -> str:
     tokens = "" if row.tokens is None else f", {row.tokens} tokens"
     return (
@@ -107,6 +114,7 @@ def _cells(each: EngineLatency) -> tuple[str, ...]:
         f"{median} [{low}, {high}]",
         digits(1e3 * each.minimum),
         "-" if each.ratio is None else _interval(each.ratio),
+        "-" if each.ratio_of_minima is None else f"{each.ratio_of_minima:.2f}",
         f"{each.macs_per_second / 1e9:.1f}",
         f"{each.peak_share:.0%}",
         str(each.rounds),
@@ -123,7 +131,9 @@ def _asked(aim: AimResult) -> str:
 
 
 def _reached(aim: AimResult) -> str:
-    return "-" if aim.reached is None else f"{_interval(aim.reached)} ({aim.rival})"
+    if aim.reached is None or aim.reached_by_minima is None:
+        return "-"
+    return f"{_interval(aim.reached)}, by minima {aim.reached_by_minima:.2f} ({aim.rival})"
 
 
 def _interval(interval: Interval) -> str:

@@ -39,6 +39,8 @@ class EngineLatency(Record):
     """The value of each round, in order; rounds of one row are paired."""
     ratio: Interval | None
     """This latency over that of native; None for native, and where native was not measured."""
+    ratio_of_minima: float | None
+    """The same of the shortest calls, which other processes disturb least."""
     macs_per_second: float
     peak_share: float
 
@@ -51,6 +53,8 @@ class AimResult(Record):
     rival: str | None
     """The fastest engine of `against`; None unless all of them and native were measured."""
     reached: Interval | None
+    reached_by_minima: float | None
+    """Ratio of the shortest calls of both."""
     met: bool | None
 
 
@@ -143,15 +147,17 @@ def _engine_latency(
 ) -> EngineLatency:
     values = round_values(rounds)
     latency = estimate(values)
-    compared = native is not None and subject.engine != NATIVE
+    compared = native if subject.engine != NATIVE else None
+    minimum = min(map(min, rounds))
     return EngineLatency(
         engine=subject.engine,
         rounds=len(rounds),
         calls=sum(map(len, rounds)),
         latency=Interval.of(latency),
-        minimum=min(map(min, rounds)),
+        minimum=minimum,
         round_seconds=tuple(float(value) for value in values),
-        ratio=Interval.of(paired_ratio(native, rounds)) if compared and native is not None else None,
+        ratio=None if compared is None else Interval.of(paired_ratio(compared, rounds)),
+        ratio_of_minima=None if compared is None else minimum / min(map(min, compared)),
         macs_per_second=effective_macs / latency.median,
         peak_share=effective_macs / latency.median / peak,
     )
@@ -161,12 +167,13 @@ def judge(ratio: float, against: tuple[str, ...], engines: Sequence[EngineLatenc
     """Compare native with the fastest engine of `against`; undecided unless every one of them was measured."""
     by_name = {each.engine: each for each in engines}
     if not {*against, NATIVE} <= by_name.keys():
-        return AimResult(ratio=ratio, against=against, rival=None, reached=None, met=None)
+        return AimResult(ratio=ratio, against=against, rival=None, reached=None, reached_by_minima=None, met=None)
     rival = min((by_name[name] for name in against), key=lambda each: each.latency.median)
     assert rival.ratio is not None
     return AimResult(
-        ratio=ratio, against=against, rival=rival.engine, reached=rival.ratio, met=rival.ratio.median >= ratio
-    )
+        ratio=ratio, against=against, rival=rival.engine, reached=rival.ratio,
+        reached_by_minima=rival.ratio_of_minima, met=rival.ratio.median >= ratio,
+    )  # fmt: skip
 
 
 def judge_load(work: str, kind: Literal["cold", "warm"], seconds: Sequence[float], aim: float) -> LoadAimResult:
