@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from runtime.engines.native.compile import Library
 from runtime.engines.native.emitter import LINE
-from runtime.engines.native.graph import Ref
 from runtime.engines.native.kernels.alone import ALONE, COPY_BYTES, PROGRAM_BYTES
 from runtime.engines.native.kernels.library import KERNELS
 from runtime.engines.native.kernels.schedule import STEP_BYTES, THREADS, WAVE_BYTES, team_bytes
 from runtime.engines.native.layout import Layout
-from runtime.engines.native.plan import SCRATCH, Buffer, Plan, Step
+from runtime.engines.native.plan import SCRATCH, Buffer, Output, Plan, Step
 from runtime.errors import EngineError
 
 Bytes = NDArray[np.uint8]
@@ -158,7 +157,7 @@ class Executor:
     def run(self, key: Any, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Run a program on any number of rows that is a multiple of its unit."""
         program = self.programs[key]
-        unit = _rows_of(program.plan)
+        unit = program.plan.rows
         units = len(next(iter(tensors.values()))) // unit
         crowd = self._crowds.get(key)
         side_by_side = units // self.threads * self.threads if crowd is not None and units > 1 else 0
@@ -205,7 +204,7 @@ class Crowd:
         self._inputs: list[Buffer] = [
             one[0] for kind in (self.plan.sources, self.plan.integers, self.plan.masks) for one in kind.values()
         ]
-        self._outputs = [one[0] for one in self.plan.outputs.values()]
+        self._outputs = [output.buffer for output in self.plan.outputs.values()]
         self._batches: dict[Buffer, Bytes] = {}
         self._units = 0
         count = len(programs)
@@ -267,15 +266,14 @@ def write_inputs(plan: Plan, place: Place, tensors: Mapping[str, NDArray[Any]]) 
 
 def read_outputs(plan: Plan, place: Place) -> dict[str, NDArray[np.float32]]:
     """Copy the outputs of a plan out, with the axes of the ONNX graph."""
-    return {name: _read(_lanes(place(buffer), layout), ref) for name, (buffer, layout, ref) in plan.outputs.items()}
+    return {name: _read(_lanes(place(output.buffer), output.layout), output) for name, output in plan.outputs.items()}
 
 
-def _read(view: NDArray[np.float32], ref: Ref) -> NDArray[np.float32]:
-    lanes = view[:, :, : ref.tensor.space.lanes]
-    if ref.axes != "NCHW":  # channels come last
+def _read(view: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
+    lanes = view[:, :, : output.lanes]
+    if output.axes != "NCHW":  # channels come last
         lanes = lanes.transpose(0, 2, 1)
-    rows = len(view) * (ref.tensor.space.lanes if ref.axes in ("NC", "NC11") else 1)
-    return np.array(lanes, order="C").reshape(rows, *ref.shape[1:])
+    return np.array(lanes, order="C").reshape(-1, *output.shape[1:])
 
 
 def _lanes(memory: Bytes, layout: Layout) -> NDArray[np.float32]:
@@ -285,9 +283,3 @@ def _lanes(memory: Bytes, layout: Layout) -> NDArray[np.float32]:
 
 def _rows(tensors: Mapping[str, NDArray[Any]], start: int, count: int) -> dict[str, NDArray[Any]]:
     return {name: tensor[start : start + count] for name, tensor in tensors.items()}
-
-
-def _rows_of(plan: Plan) -> int:
-    """Rows of the batch that a plan was made for."""
-    spaces = [ref.shape[0] for _, _, ref in plan.outputs.values()]
-    return spaces[0]

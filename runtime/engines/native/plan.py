@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.engines.native.emitter import LINE
-from runtime.engines.native.graph import Ref
 from runtime.engines.native.layout import Layout
 
 SCRATCH = "scratch"
@@ -23,6 +22,19 @@ class Buffer:
     """Inputs and outputs: alive all the time."""
     offset: int = -1
     """Place in the arena, set once all buffers are known."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A result, in planes, and what it is in the ONNX graph."""
+
+    buffer: Buffer
+    layout: Layout
+    lanes: int
+    """Lanes of the tensor; behind them memory is rounded up."""
+    axes: str
+    """NC, NC11, NTC or NCHW."""
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,15 @@ class Plan:
     """Token ids, int32, by input name, with the number of rows of the table."""
     masks: dict[str, tuple[Buffer, Layout]] = field(default_factory=dict)
     """Integer inputs as float32, by input name."""
-    outputs: dict[str, tuple[Buffer, Layout, Ref]] = field(default_factory=dict)
+    outputs: dict[str, Output] = field(default_factory=dict)
     arena_bytes: int = 0
     scratch_bytes: int = 0
     """Private memory of each thread."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch that it was made for."""
+        return next(iter(self.outputs.values())).shape[0]
 
     @property
     def steps(self) -> list[Step]:

@@ -29,7 +29,7 @@ from runtime.engines.native.operators import (
     Source,
     Tensor,
 )
-from runtime.engines.native.plan import Plan, assign
+from runtime.engines.native.plan import Output, Plan, assign
 from runtime.engines.native.planner import Planner
 from runtime.engines.native.streams import Packed
 
@@ -78,7 +78,7 @@ def plan_ensemble(
     for name, ref in outputs.items():
         buffer, layout = planner.tensors[ref.tensor]
         buffer.pinned = True
-        planner.plan.outputs[name] = (buffer, layout, ref)
+        planner.plan.outputs[name] = Output(buffer, layout, ref.tensor.space.lanes, ref.axes, ref.shape)
     planner.plan.arena_bytes = assign(planner.plan.buffers)
     return planner.plan
 
