@@ -21,7 +21,7 @@ from runtime.engines.native.kernels.functions import ACTIVATIONS, RELU
 from runtime.engines.native.kernels.library import KERNELS
 from runtime.engines.native.kernels.stream import OFFSET_UNIT
 from runtime.engines.native.machine import InstructionSet
-from runtime.engines.native.plan import SCRATCH, Buffer, Plan, Step
+from runtime.engines.native.plan import Buffer, Plan, Scratch, Step
 from runtime.errors import NeurotrailsError
 
 SOURCE = Path(__file__).with_name("twins.c")
@@ -59,7 +59,7 @@ class BoundStep:
         if isinstance(value, np.ndarray):
             self._constants.append(np.ascontiguousarray(value))
             return int(self._constants[-1].ctypes.data)
-        return int(self._scratch.ctypes.data) if value is SCRATCH else int(value)
+        return int(self._scratch.ctypes.data) + value.offset if isinstance(value, Scratch) else int(value)
 
 
 @dataclass(frozen=True)

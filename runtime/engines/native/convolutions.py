@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from runtime.engines.native.kernels.pack import MODES
 from runtime.engines.native.layout import Layout, slab, vectors_of
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Convolve, Scale
-from runtime.engines.native.plan import SCRATCH, Buffer
+from runtime.engines.native.plan import Buffer, Scratch, Step
 from runtime.engines.native.planner import Planner
 from runtime.engines.native.taps import gather_table, tap_copies
 
@@ -37,13 +38,11 @@ def plan_convolve(planner: Planner, convolve: Convolve) -> None:
     """Plan a convolution or linear layer."""
     weight, taps = convolve.weight, np.zeros(1, np.int64)
     chunk = lines_each = planner.chunk(convolve.output.space)
-    if convolve.window.pointwise:
-        source, layout = planner.tensors[convolve.x]
-    else:
-        source, layout, taps = _plan_pack(planner, convolve)
-        lines_each = layout.channel_bytes // LINE
+    gathered = None
+    if not convolve.window.pointwise:
+        gathered = _gather(planner, convolve)
+        taps, lines_each = gathered.taps, gathered.layout.channel_bytes // LINE
     space = convolve.output.space
-    planner.define(convolve.output)
     vectors = vectors_of(space)
     layer = convolve.output.name
     kept = planner.packed.kept(planner.network, layer, weight)
@@ -51,15 +50,36 @@ def plan_convolve(planner: Planner, convolve: Convolve) -> None:
     tiles = cut_tiles(vectors, chunk, choice.tile)
     places = space.images * len(tiles)
     parts = planner.parts(places, len(weight))
+    partial_bytes = len(weight) * choice.tile * LINE
+    chained = gathered is not None and places == gathered.places and planner.shared_evenly(places)
+    if gathered is None:
+        x, layout = planner.tensors[convolve.x]
+        where = layout.fields("x", x) | {"x_thread": 0}
+        scratch_bytes = planner.scratch(partial_bytes)
+    elif chained:
+        layout = gathered.layout
+        scratch_bytes = planner.scratch(partial_bytes + layout.chunk_bytes)
+        here = Scratch(partial_bytes)
+        where = layout.fields("x", here) | {"x_image": 0, "x_chunk": 0, "x_thread": scratch_bytes}
+    else:
+        layout = gathered.layout
+        buffer = planner.new_buffer(f"{convolve.output.name} gathered", layout.nbytes)
+        groups = planner.groups(gathered.fields["channels"], gathered.places)
+        planner.step(
+            gathered.kernel, gathered.label, gathered.places * groups["groups"], gathered.into(buffer) | groups
+        )
+        where = layout.fields("x", buffer) | {"x_thread": 0}
+        scratch_bytes = planner.scratch(partial_bytes)
+    planner.define(convolve.output)
     fields = {
-        **layout.fields("x", source),
+        **where,
         **planner.located("y", convolve.output),
         **planner.located("r", convolve.residual),
         "bias": convolve.bias,
         "activation": ACTIVATIONS.index(convolve.activation),
         "part_count": parts,
-        "scratch": SCRATCH,
-        "scratch_thread": planner.scratch(len(weight) * choice.tile * LINE),
+        "scratch": Scratch(),
+        "scratch_thread": scratch_bytes,
         "tiles": tiles,
         "tile_count": len(tiles),
     }
@@ -83,7 +103,9 @@ def plan_convolve(planner: Planner, convolve: Convolve) -> None:
         f"{kept.density:.3f}, tile {choice.tile}, {fields['blocks']} blocks, {parts} parts"
     )
     seconds = choice.seconds * space.images * vectors / chunk / planner.threads
-    planner.step(choice.kernel, label, places * parts, fields, len(kept.values) * space.images * space.lanes, seconds)
+    macs = len(kept.values) * space.images * space.lanes
+    before = gathered.into_scratch(Scratch(partial_bytes), scratch_bytes) if gathered is not None and chained else None
+    planner.step(choice.kernel, label, places * parts, fields, macs, seconds, before)
 
 
 @lru_cache(maxsize=4096)
@@ -135,8 +157,33 @@ def cut_tiles(vectors: int, chunk: int, size: int) -> NDArray[np.int32]:
     return np.array(tiles, np.int32)
 
 
-def _plan_pack(planner: Planner, convolve: Convolve) -> tuple[Buffer, Layout, NDArray[np.int64]]:
-    """Gather the pixels that a window reads; return where they lie, and the byte offset of each tap."""
+@dataclass(frozen=True)
+class Gathered:
+    """The pixels that a window reads: how they are gathered, and how they lie then."""
+
+    kernel: str
+    label: str
+    fields: dict[str, Any]
+    """Arguments, without where to write."""
+    layout: Layout
+    taps: NDArray[np.int64]
+    """Byte offset of each tap."""
+    places: int
+    """Chunks of all images."""
+
+    def into(self, buffer: Buffer) -> dict[str, Any]:
+        """Arguments that write all chunks into a buffer."""
+        layout = self.layout
+        return self.fields | {"y": buffer, "y_image": layout.image_bytes, "y_chunk": layout.chunk_bytes, "y_thread": 0}
+
+    def into_scratch(self, scratch: Scratch, thread_bytes: int) -> Step:
+        """Step that writes one chunk after the other into memory of the thread."""
+        target = {"y": scratch, "y_image": 0, "y_chunk": 0, "y_thread": thread_bytes}
+        one_group = {"group": self.fields["channels"], "groups": 1}
+        return Step(self.kernel, self.label, self.places, self.fields | target | one_group)
+
+
+def _gather(planner: Planner, convolve: Convolve) -> Gathered:
     norm = planner.norms.get(convolve.x)
     x = norm.x if norm else convolve.x
     source, source_layout = planner.tensors[x]
@@ -145,17 +192,14 @@ def _plan_pack(planner: Planner, convolve: Convolve) -> tuple[Buffer, Layout, ND
     copies = tap_copies(convolve.window, space.width, chunk)
     layout = slab(space, x.channels, chunk, copies.lines)
     kernel, table = gather_table(copies, convolve.window, x.space, space, source_layout, layout)
-    buffer = planner.new_buffer(f"{convolve.output.name} gathered", layout.nbytes)
-    groups = planner.groups(x.channels, space.images * layout.chunks)
     fields = {
         "x": source, "x_image": source_layout.image_bytes, "x_channel": source_layout.channel_bytes,
-        "y": buffer, "y_image": layout.image_bytes, "y_chunk": layout.chunk_bytes, "y_channel": layout.channel_bytes,
-        "table": table, "entries": copies.lines, "chunks": layout.chunks, **groups,
-        "mode": _mode(norm), "scale": norm.scale if norm else 0, "shift": norm.shift if norm else 0,
+        "y_channel": layout.channel_bytes, "table": table, "entries": copies.lines, "chunks": layout.chunks,
+        "channels": x.channels, "mode": _mode(norm),
+        "scale": norm.scale if norm else 0, "shift": norm.shift if norm else 0,
     }  # fmt: skip
     label = f"{x.name}: {len(copies.copies)} copies of {x.channels} channels, {MODES[_mode(norm)]}"
-    planner.step(kernel, label, space.images * layout.chunks * groups["groups"], fields)
-    return buffer, layout, copies.taps
+    return Gathered(kernel, label, fields, layout, copies.taps, space.images * layout.chunks)
 
 
 def _mode(norm: Scale | None) -> int:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from runtime.engines.native.compile import Library
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.kernels.alone import ALONE, COPY_BYTES, PROGRAM_BYTES
+from runtime.engines.native.kernels.chain import CHAIN
 from runtime.engines.native.kernels.library import KERNELS
 from runtime.engines.native.kernels.schedule import STEP_BYTES, THREADS, WAVE_BYTES, team_bytes
 from runtime.engines.native.layout import Layout
-from runtime.engines.native.plan import SCRATCH, Buffer, Output, Plan, Step
+from runtime.engines.native.plan import Buffer, Output, Plan, Scratch, Step
 from runtime.errors import EngineError
 
 Bytes = NDArray[np.uint8]
@@ -96,13 +97,24 @@ class Program:
         table = np.zeros((len(wave), STEP_BYTES // 8), np.int64)
         first = 0
         for row, step in zip(table, wave, strict=True):
-            fields = KERNELS[step.kernel].fields
-            arguments = np.array([self._resolve(step.fields[name]) for name in fields], dtype=np.int64)
-            self._constants.append(arguments)
-            row[:] = library.addresses[step.kernel], arguments.ctypes.data, first, first + step.items
-            first += step.items
+            kernel, arguments = self._call(step, library)
+            items = step.items
+            if step.gather is not None:
+                items = step.gather.items
+                both = np.array([*self._call(step.gather, library), kernel, arguments, step.items // items], np.int64)
+                self._constants.append(both)
+                kernel, arguments = library.addresses[CHAIN.name], int(both.ctypes.data)
+            row[:] = kernel, arguments, first, first + items
+            first += items
         self._constants.append(table)
         return table
+
+    def _call(self, step: Step, library: Library) -> tuple[int, int]:
+        """Address of a kernel, and of its arguments."""
+        fields = KERNELS[step.kernel].fields
+        arguments = np.array([self._resolve(step.fields[name]) for name in fields], dtype=np.int64)
+        self._constants.append(arguments)
+        return library.addresses[step.kernel], int(arguments.ctypes.data)
 
     def _resolve(self, value: Any) -> int:
         if isinstance(value, Buffer):
@@ -111,7 +123,9 @@ class Program:
             constant = np.ascontiguousarray(value)
             self._constants.append(constant)
             return int(constant.ctypes.data)
-        return self._memory.scratch_address if value is SCRATCH else int(value)
+        if isinstance(value, Scratch):
+            return self._memory.scratch_address + value.offset
+        return int(value)
 
     def place(self, buffer: Buffer) -> Bytes:
         """Memory of a buffer, [1, bytes]."""
@@ -130,7 +144,7 @@ class Memory:
     def __init__(self, plans: Iterable[Plan], threads: int) -> None:
         plans = list(plans)
         self.arena = aligned(max((plan.arena_bytes for plan in plans), default=0) + SLACK)
-        self._scratch = aligned(max((plan.scratch_bytes for plan in plans), default=0) * threads + LINE)
+        self._scratch = aligned(max((plan.scratch_bytes for plan in plans), default=0) * threads + SLACK)
         self.arena_address = int(self.arena.ctypes.data)
         self.scratch_address = int(self._scratch.ctypes.data)
 

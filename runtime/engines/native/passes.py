@@ -29,7 +29,7 @@ from runtime.engines.native.operators import (
     Space,
     Tensor,
 )
-from runtime.engines.native.plan import SCRATCH, Buffer
+from runtime.engines.native.plan import Buffer, Scratch
 from runtime.engines.native.planner import Planner
 from runtime.engines.native.taps import pool_table
 
@@ -220,7 +220,7 @@ def plan_attend(planner: Planner, attend: Attend) -> None:
         **planner.located("y", attend.output), "mask": mask, "mask_image": mask_image,
         "constants": np.array([attend.scale, linear.factor, linear.term], np.float32), "heads": attend.heads,
         "width": layout.channels // attend.heads, "tokens": space.lanes, "tiles": tiles, "tile_count": len(tiles),
-        "scratch": SCRATCH, "scratch_thread": scratch_bytes, "clear": int(attend.clear),
+        "scratch": Scratch(), "scratch_thread": scratch_bytes, "clear": int(attend.clear),
     }  # fmt: skip
     label = f"{attend.output.name}: {attend.heads} heads, {space.lanes} tokens"
     macs = 2 * space.images * space.lanes**2 * layout.channels

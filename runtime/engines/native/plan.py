@@ -6,8 +6,12 @@ from typing import Any
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.layout import Layout
 
-SCRATCH = "scratch"
-"""A field with this value gets the address of the threads' private memory."""
+
+@dataclass(frozen=True)
+class Scratch:
+    """A field with this value gets an address in the private memory of thread 0."""
+
+    offset: int = 0
 
 
 @dataclass(eq=False)
@@ -45,8 +49,11 @@ class Step:
     label: str
     items: int
     fields: dict[str, Any]
+    """Arguments by name; those of a `gather` are its own."""
     macs: int = 0
     """Multiply-adds with kept weights."""
+    gather: "Step | None" = None
+    """Step that gathers the pixels of a chunk before this one convolves them, item by item."""
     seconds: float = 0.0
     """Estimated by the cost model; 0 where it has none."""
 

@@ -90,15 +90,22 @@ class Planner:
         return self.tensors[tensor]
 
     def step(
-        self, kernel: str, label: str, items: int, fields: dict[str, Any], macs: int = 0, seconds: float = 0.0
+        self,
+        kernel: str,
+        label: str,
+        items: int,
+        fields: dict[str, Any],
+        macs: int = 0,
+        seconds: float = 0.0,
+        gather: Step | None = None,
     ) -> None:
         """Add a step to the wave, keep its buffers alive until then, and go on to the next wave."""
-        for value in fields.values():
+        for value in (*fields.values(), *(gather.fields.values() if gather else ())):
             if isinstance(value, Buffer):
                 value.last = max(value.last, self.wave)
         if self.wave == len(self.plan.waves):
             self.plan.waves.append([])
-        self.plan.waves[self.wave].append(Step(kernel, label, items, fields, macs, seconds))
+        self.plan.waves[self.wave].append(Step(kernel, label, items, fields, macs, gather, seconds))
         self.wave += 1
 
     def parts(self, places: int, rows: int) -> int:
@@ -106,6 +113,11 @@ class Planner:
         if places >= ITEMS_PER_THREAD * self.team * 2:
             return 1
         return min(self.team // math.gcd(places, self.team), max(1, rows // 4))
+
+    def shared_evenly(self, places: int) -> bool:
+        """Whether every thread gets about as many of so many places in each head."""
+        places *= self.side_by_side
+        return places % self.threads == 0 or places >= ITEMS_PER_THREAD * self.threads
 
     def scratch(self, nbytes: int) -> int:
         """Ask for private memory of each thread; return its size."""

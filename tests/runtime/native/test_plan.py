@@ -13,6 +13,7 @@ from onnx import helper
 from runtime.artifact import Artifact
 from runtime.engines.native.convolutions import cut_tiles
 from runtime.engines.native.graph import constants_of, require_known, understand
+from runtime.engines.native.kernels.stream import OFFSET_UNIT
 from runtime.engines.native.layout import chunk_of
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.plan import Buffer, assign
@@ -76,7 +77,7 @@ def test_streams_hold_every_kept_weight_once(outputs: int, inputs: int, density:
             assert (np.diff(rows[:, 1].astype(int)) >= 0).all()
             for row, count in rows:
                 for place in range(entry, entry + count):
-                    channel, tap = divmod(int(base) + int(streams.offsets[place]) * 32, step)
+                    channel, tap = divmod(int(base) + int(streams.offsets[place]) * OFFSET_UNIT, step)
                     dense[row, channel, taps.tolist().index(tap), 0] = streams.values[place]
                 entry += count
     np.testing.assert_array_equal(dense, weight)

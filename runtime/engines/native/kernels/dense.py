@@ -9,11 +9,11 @@ from runtime.engines.native.kernels.kernel import Context, Kernel, located
 from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, Tile
 
 FIELDS = (
-    *located("x"), *OUTPUT_FIELDS, "weight", "inputs", "block_inputs", "taps", "tap_count",
+    *located("x"), "x_thread", *OUTPUT_FIELDS, "weight", "inputs", "block_inputs", "taps", "tap_count",
     "parts", "part_count", "tiles", "tile_count",
 )  # fmt: skip
 """`weight`: float32 [outputs, inputs, tap_count]. `block_inputs`: input channels of a block. `taps`: int64 [tap_count],
-byte offsets. `parts` and `tiles` as in the sparse kernel."""
+byte offsets. `x_thread`, `parts` and `tiles` as in the sparse kernel."""
 
 
 def _emit(c: Context) -> None:
@@ -21,7 +21,8 @@ def _emit(c: Context) -> None:
     part, place = c.item % a.part_count, c.item // a.part_count
     tile, image = place % a.tile_count, place // a.tile_count
     vector, size = k.load_int(a.tiles + tile * 8, 32), k.load_int(a.tiles + tile * 8 + 4, 32)
-    x, y, r = (a.at(tensor, image, vector) for tensor in ("x", "y", "r"))
+    x = a.at("x", image, vector) + c.thread * a.x_thread
+    y, r = a.at("y", image, vector), a.at("r", image, vector)
     first, stop = k.load_int(a.parts + part * 4, 32), k.load_int(a.parts + part * 4 + 4, 32)
     for vectors in k.cases(size, range(1, c.machine.max_vectors + 1)):
         rows = c.machine.panel_rows(vectors)

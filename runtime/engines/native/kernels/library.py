@@ -7,6 +7,7 @@ from llvmlite import ir
 from runtime.engines.native.emitter import I64, Emitter, Int
 from runtime.engines.native.kernels.alone import ALONE
 from runtime.engines.native.kernels.attention import ATTENTION
+from runtime.engines.native.kernels.chain import CHAIN
 from runtime.engines.native.kernels.dense import DENSE
 from runtime.engines.native.kernels.elementwise import CHOOSE, COMBINE, COPY
 from runtime.engines.native.kernels.kernel import Context, Fields, Kernel
@@ -17,7 +18,7 @@ from runtime.engines.native.kernels.stream import STREAM
 from runtime.engines.native.machine import InstructionSet
 
 _ALL = (
-    ALONE, STREAM, DENSE, PACK_RUNS, PACK_GATHER, MAX_POOL, AVERAGE_POOL, MAP, COMBINE, COPY, CHOOSE, LAYER_NORM,
+    ALONE, CHAIN, STREAM, DENSE, PACK_RUNS, PACK_GATHER, MAX_POOL, AVERAGE_POOL, MAP, COMBINE, COPY, CHOOSE, LAYER_NORM,
     AVERAGE, EMBED, ATTENTION,
 )  # fmt: skip
 KERNELS = {kernel.name: kernel for kernel in _ALL}

@@ -12,10 +12,11 @@ from runtime.engines.native.emitter import INDICES, LANES, LINE, Cell, Emitter, 
 from runtime.engines.native.kernels.kernel import Context, Fields, Kernel, located
 
 FIELDS = (
-    "x", "x_image", "x_channel", "y", "y_image", "y_chunk", "y_channel",
+    "x", "x_image", "x_channel", "y", "y_image", "y_chunk", "y_channel", "y_thread",
     "table", "entries", "chunks", "channels", "group", "groups", "mode", "scale", "shift",
 )  # fmt: skip
-"""`table`: per chunk `entries` vectors to write. `group` channels are one item. `mode`: see MODES."""
+"""`table`: per chunk `entries` vectors to write. `group` channels are one item. `mode`: see MODES.
+`y_thread`: bytes from thread to thread where y is memory of the thread, else 0."""
 MODES = ("plain", "scaled", "scaled_relu")
 RUN_ENTRY = 8
 """Bytes per table entry of `pack_runs`: int32 byte offset of the first lane, int32 mask of the lanes inside."""
@@ -46,7 +47,7 @@ def _emit_pack(fetch: Fetch, entry_bytes: int) -> Callable[[Context], None]:
         for number in k.cases(a.mode, range(len(MODES))):
             with k.loop(group * a.group, (group * a.group + a.group).at_most(a.channels)) as channel:
                 source = a.x + image * a.x_image + channel * a.x_channel
-                target = a.y + image * a.y_image + chunk * a.y_chunk + channel * a.y_channel
+                target = a.y + c.thread * a.y_thread + image * a.y_image + chunk * a.y_chunk + channel * a.y_channel
                 scaled = _norm(k, a, channel, number)
                 with k.loop(0, a.entries) as entry:
                     values, mask = fetch(k, source, table + entry * entry_bytes)

@@ -170,8 +170,13 @@ def _emit_take_part(module: Any) -> None:
 
 def call_kernel(k: Emitter, step: Int, item: Int, thread: Int) -> None:
     """Compute one item of a step, counted from its first."""
-    function = k.builder.inttoptr(k.load_int(step).value, KERNEL.as_pointer())
-    k.builder.call(function, [argument.value for argument in (k.load_int(step + 8), item, thread)])
+    call_function(k, k.load_int(step), k.load_int(step + 8), item, thread)
+
+
+def call_function(k: Emitter, address: Int, arguments: Int, item: Int, thread: Int) -> None:
+    """Compute one item by the kernel at an address."""
+    function = k.builder.inttoptr(address.value, KERNEL.as_pointer())
+    k.builder.call(function, [argument.value for argument in (arguments, item, thread)])
 
 
 def _emit_run(module: Any) -> None:

@@ -12,12 +12,13 @@ from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, Tile
 OFFSET_UNIT = 4
 """Bytes per unit of a stream's offset."""
 FIELDS = (
-    *located("x"), *OUTPUT_FIELDS, "values", "offsets", "rows", "row_count", "block_bases",
+    *located("x"), "x_thread", *OUTPUT_FIELDS, "values", "offsets", "rows", "row_count", "block_bases",
     "parts", "part_count", "starts", "tiles", "tile_count",
 )  # fmt: skip
-"""`rows`: uint16 [blocks, row_count, 2], output channel and number of weights of each row. `block_bases`: int64
-[blocks], added to x. `parts`: int32, first row of each part and the end. `starts`: int32 [blocks, part_count], first
-entry. `tiles`: int32 pairs (first vector, number of vectors)."""
+"""`x_thread`: bytes from thread to thread where x is memory of the thread, else 0. `rows`: uint16 [blocks, row_count,
+2], output channel and number of weights of each row. `block_bases`: int64 [blocks], added to x. `parts`: int32, first
+row of each part and the end. `starts`: int32 [blocks, part_count], first entry. `tiles`: int32 pairs (first vector,
+number of vectors)."""
 
 
 def _emit(c: Context) -> None:
@@ -25,7 +26,8 @@ def _emit(c: Context) -> None:
     part, place = c.item % a.part_count, c.item // a.part_count
     tile, image = place % a.tile_count, place // a.tile_count
     vector, size = k.load_int(a.tiles + tile * 8, 32), k.load_int(a.tiles + tile * 8 + 4, 32)
-    x, y, r = (a.at(tensor, image, vector) for tensor in ("x", "y", "r"))
+    x = a.at("x", image, vector) + c.thread * a.x_thread
+    y, r = a.at("y", image, vector), a.at("r", image, vector)
     first, stop = k.load_int(a.parts + part * 4, 32), k.load_int(a.parts + part * 4 + 4, 32)
     for vectors in k.cases(size, range(1, c.machine.max_vectors + 1)):
         with k.loop(0, a.blocks) as block:
