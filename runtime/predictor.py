@@ -57,10 +57,13 @@ class Prediction:
 class Timing:
     """Seconds spent in one call to `predict`."""
 
-    trunk_seconds: float
+    trunk_seconds: float | None
+    """None where trunk and heads ran as one program."""
     head_seconds: tuple[float, ...]
-    """For each head that ran, in voting order."""
+    """For each head that ran by itself, in voting order."""
     vote_seconds: float
+    network_seconds: float | None = None
+    """Trunk and heads as one program; None where they ran one by one."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Predictor:
     def predict(self, rows: Sequence[Row], wishes: Sequence[Wish] | Wish = Wish()) -> Predictions:
         """Predict prepared rows (see `runtime.preprocess`); `wishes` holds one wish per row, or one for all."""
         if not rows:
-            return Predictions([], Timing(0.0, (), 0.0))
+            return Predictions([], Timing(None, (), 0.0))
         return self.predict_batch(self.artifact.preprocessor.collate(rows), wishes)
 
     def predict_batch(self, inputs: Batch, wishes: Sequence[Wish] | Wish = Wish()) -> Predictions:
@@ -105,7 +108,26 @@ class Predictor:
         for name, tensor in inputs.items():
             if not np.isfinite(tensor).all():
                 raise InputError("not_finite", f"Input {name!r} holds NaN or infinite values.")
+        counts = {wish.heads or self.heads_total for wish in wishes}
+        if self.engine.one_program and len(counts) == 1 and all(wish.min_confidence is None for wish in wishes):
+            return self._predict_at_once(inputs, counts.pop())
+        return self._predict_head_by_head(inputs, wishes)
 
+    def _predict_at_once(self, inputs: Batch, heads: int) -> Predictions:
+        """Predict with the same number of heads for every row, trunk and heads as one program."""
+        started = time.perf_counter()
+        logits = np.stack(self.engine.logits(inputs, heads))
+        network_seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        for index, output in enumerate(logits):
+            self._require_finite(index, output)
+        rows = logits.shape[1]
+        predictions = self._conclude(logits, np.full(rows, heads), np.zeros(rows, dtype=bool))
+        return Predictions(predictions, Timing(None, (), time.perf_counter() - started, network_seconds))
+
+    def _predict_head_by_head(self, inputs: Batch, wishes: Sequence[Wish]) -> Predictions:
+        """Predict with as many heads as each row still wants."""
+        rows = len(wishes)
         started = time.perf_counter()
         features = self.engine.trunk(inputs)
         trunk_seconds = time.perf_counter() - started
@@ -127,8 +149,7 @@ class Predictor:
             output = self.engine.head(index, features)[np.searchsorted(carried, pending)]
             head_seconds.append(time.perf_counter() - started)
             started = time.perf_counter()
-            if not np.isfinite(output).all():
-                raise EngineError(f"Head {index} of {self.artifact.manifest.name} gave NaN or infinite logits.")
+            self._require_finite(index, output)
             logits[index, pending] = output
             used[pending] = index + 1
             if np.isfinite(confidence[pending]).any():
@@ -143,6 +164,10 @@ class Predictor:
         predictions = self._conclude(logits, used, exited)
         vote_seconds += time.perf_counter() - started
         return Predictions(predictions, Timing(trunk_seconds, tuple(head_seconds), vote_seconds))
+
+    def _require_finite(self, head: int, logits: NDArray[np.float32]) -> None:
+        if not np.isfinite(logits).all():
+            raise EngineError(f"Head {head} of {self.artifact.manifest.name} gave NaN or infinite logits.")
 
     def vote(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Calibrated vote of logits [heads, rows, classes] of the first heads: [rows, classes]."""

@@ -77,6 +77,7 @@ class PrometheusObserver(Observer):
         self._queue_seconds = self._seconds("queue", "Decoded inputs waiting for the engine.", "model")
         self._trunk_seconds = self._seconds("trunk", "The trunk, for a batch.", "model")
         self._head_seconds = self._seconds("head", "One head, for a batch.", "model", "head")
+        self._network_seconds = self._seconds("network", "Trunk and heads run as one program, for a batch.", "model")
         self._vote_seconds = self._seconds("vote", "The vote, for a batch.", "model")
         self._batch_rows = Histogram(
             "neurotrails_batch_rows",
@@ -127,7 +128,10 @@ class PrometheusObserver(Observer):
     def computed(self, model: str, predictions: Sequence[Prediction], timing: ComputeTiming) -> None:
         """Record rows, heads, disagreement and the time of each stage."""
         self._batch_rows.labels(model).observe(len(predictions))
-        self._trunk_seconds.labels(model).observe(timing.trunk_seconds)
+        if timing.trunk_seconds is not None:
+            self._trunk_seconds.labels(model).observe(timing.trunk_seconds)
+        if timing.network_seconds is not None:
+            self._network_seconds.labels(model).observe(timing.network_seconds)
         for head, seconds in enumerate(timing.head_seconds):
             self._head_seconds.labels(model, head).observe(seconds)
         self._vote_seconds.labels(model).observe(timing.vote_seconds)

@@ -132,6 +132,15 @@ def test_features_can_be_taken(engine: Engine) -> None:
     assert Features({"x": np.zeros((3, 2))}).take(np.array([], dtype=np.intp)).rows == 0
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5, 32])
+def test_trunk_and_heads_in_one_call(engine: Engine, rows: int) -> None:
+    inputs, expected = read_reference(engine.artifact)
+    for heads in range(1, len(expected) + 1):
+        found = engine.logits(_rows(inputs, 0, rows), heads)
+        assert len(found) == heads
+        assert all(compare(e[:rows], f).holds for e, f in zip(expected, found, strict=False))
+
+
 def test_info(engine: Engine) -> None:
     info = engine.info()
     assert (info.name, info.precision, info.cores, info.batch_sizes) == (engine.name, "fp32", CORES, (1, 4, 16))
