@@ -2,6 +2,7 @@
 
 neurotrails inspect models/fashion-mnist
 neurotrails inspect models/fashion-mnist --json | jq .density
+neurotrails inspect models/fashion-mnist --plan --heads 1
 """
 
 import math
@@ -11,10 +12,11 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from runtime.artifact import Artifact
+from runtime.cores import core_budget
+from runtime.errors import EngineError
 from runtime.graph import load_graph, stored_weights
 from runtime.manifest import Calibration, EarlyExit, Manifest, TextPreprocessing
-
-Cells = tuple[str, ...]
+from runtime.table import Cells, table
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,38 @@ class Inspection:
     manifest: Manifest
 
 
-def inspect(artifact: str, *, json: bool = False) -> None:
+def inspect(
+    artifact: str, *, plan: bool = False, heads: int | None = None, cores: int | None = None, json: bool = False
+) -> None:
     """Show what an artifact holds: labels, heads, layers, sizes, work, calibration, quality, origin.
 
     Args:
         artifact: Folder of the artifact.
-        json: Print JSON, with the whole manifest in it.
+        plan: Show instead how the native engine computes it, with predicted and measured time for each layer.
+        heads: Plan the trunk and this many heads. Default: all.
+        cores: Cores to plan for and to measure on. Default: all that this process may use.
+        json: Print JSON, with the whole manifest or all layers of the plan in it.
 
     Raises:
         ArtifactError: The artifact is not what it says.
+        EngineError: There is no plan with so many heads or cores, or the native engine cannot run here or run this.
     """
-    inspection = examine(Artifact.open(artifact))
-    if json:
-        print(TypeAdapter(dict[str, Any]).dump_json(asdict(inspection), indent=2).decode())
+    if not plan and (heads is not None or cores is not None):
+        raise EngineError("--heads and --cores choose what to plan; add --plan.")
+    found = Artifact.open(artifact)
+    if plan:
+        from runtime import plan_report  # imports the native engine, which may not be installed
+
+        report = plan_report.examine(found, heads=heads, cores=core_budget().cores if cores is None else cores)
+        _show(report, plan_report.render(report), json=json)
     else:
-        print("\n".join(render(inspection)))
+        inspection = examine(found)
+        _show(inspection, render(inspection), json=json)
+
+
+def _show(found: Any, lines: list[str], *, json: bool) -> None:
+    """Print a dataclass as JSON, or the lines that show it."""
+    print(TypeAdapter(dict[str, Any]).dump_json(asdict(found), indent=2).decode() if json else "\n".join(lines))
 
 
 def examine(artifact: Artifact) -> Inspection:
@@ -129,7 +148,7 @@ def _stages(manifest: Manifest) -> list[str]:
         for stage in manifest.stages
     ]
     rows += [(stage.file, *_numbers(*numbers)) for stage, numbers in zip(manifest.stages, work, strict=True)]
-    return _table([*rows, ("total", *_numbers(*(sum(column) for column in zip(*work, strict=True))))])
+    return table([*rows, ("total", *_numbers(*(sum(column) for column in zip(*work, strict=True))))])
 
 
 def _layers(inspection: Inspection) -> list[str]:
@@ -141,7 +160,7 @@ def _layers(inspection: Inspection) -> list[str]:
     sparsity = inspection.manifest.sparsity
     counts = _numbers(sparsity.kept, sparsity.nonzero)
     rows.append(("total", "", f"{sparsity.weights:,}", f"{sparsity.density:.4f}", *counts, ""))
-    return _table(rows)
+    return table(rows)
 
 
 def _sizes(inspection: Inspection) -> list[str]:
@@ -162,10 +181,10 @@ def _quality(manifest: Manifest) -> list[str]:
         differ = "-" if metrics.disagreement is None else f"{metrics.disagreement:.4f}"
         values = (metrics.accuracy, metrics.nll, metrics.brier, metrics.ece)
         rows.append((metrics.split, f"{metrics.rows:,}", *(f"{value:.4f}" for value in values), heads, differ))
-    lines += _table(rows) if manifest.evaluation else ["no evaluation"]
+    lines += table(rows) if manifest.evaluation else ["no evaluation"]
     exits: list[Cells] = [("stop at confidence", "accuracy", "mean heads")]
     exits += [(f"{p.min_confidence:.2f}", f"{p.accuracy:.4f}", f"{p.mean_heads:.2f}") for p in early_exit.points]
-    return [*lines, f"early exit ({_split(early_exit)})", *_table(exits)]
+    return [*lines, f"early exit ({_split(early_exit)})", *table(exits)]
 
 
 def _split(measured: Calibration | EarlyExit) -> str:
@@ -185,16 +204,3 @@ def _provenance(manifest: Manifest) -> list[str]:
 
 def _numbers(*values: int) -> tuple[str, ...]:
     return tuple(f"{value:,}" for value in values)
-
-
-def _table(rows: list[Cells]) -> list[str]:
-    """Align columns: the first to the left, what begins with a digit to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numeric = [all(cell[:1].isdigit() or not cell for cell in column[1:]) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in rows
-    ]

@@ -22,8 +22,8 @@ from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import Network, constants_of, require_known, understand
 from runtime.engines.native.kernels.schedule import FUTEX
-from runtime.engines.native.operators import Convolve
 from runtime.engines.native.machine import InstructionSet
+from runtime.engines.native.operators import Convolve
 from runtime.engines.native.plan import Plan
 from runtime.engines.native.planning import plan_ensemble
 from runtime.engines.native.streams import Packed

@@ -3,8 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.layout import Layout
+
+WEIGHTS = ("values", "offsets", "rows", "block_bases", "parts", "starts", "weight", "bias")
+"""Fields that hold the weights of a convolution or linear layer, as its kernel reads them."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,12 @@ class Step:
     """Step that gathers the pixels of a chunk before this one convolves them, item by item."""
     seconds: float = 0.0
     """Estimated by the cost model; 0 where it has none."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of a convolution or linear layer as they are packed; 0 for other steps."""
+        found = (self.fields.get(name) for name in WEIGHTS)
+        return sum(value.nbytes for value in found if isinstance(value, np.ndarray))
 
 
 @dataclass
