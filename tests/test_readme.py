@@ -5,18 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from neurotrails import VERBS
 
 README = Path("README.md").read_text()
 
 
-def check() -> int:
-    command = [sys.executable, "benchmarks/readme_tables.py", "--check"]
-    return subprocess.run(command, check=False, capture_output=True).returncode
-
-
-def test_tables_are_made_from_the_measured_files() -> None:
-    assert check() == 0
+@pytest.mark.parametrize("script", ["readme_tables.py", "native_tables.py"])
+def test_tables_are_made_from_the_measured_files(script: str) -> None:
+    command = [sys.executable, f"benchmarks/{script}", "--check"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def test_every_verb_and_target_that_is_named_exists() -> None:

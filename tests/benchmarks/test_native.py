@@ -21,7 +21,7 @@ from native_results import (
     judge,
     judge_load,
 )
-from native_tables import BEGIN, END
+from native_tables import BEGIN, END, LOG_BEGIN, LOG_END
 from native_tables import main as write_tables
 from native_works import WORKS, choose_works
 from networks import BenchmarkError
@@ -136,13 +136,14 @@ def test_table_of_the_document_follows_the_results(tmp_path: Path) -> None:
     document.write_text("# Title\n")
     with pytest.raises(MarkerMissing, match=r"native-engine\.md lacks the lines"):
         write_tables([], results=results, document=document)
-    document.write_text(f"# Title\n{BEGIN}\nold\n{END}\nrest\n")
+    document.write_text(f"# Title\n{BEGIN}\nold\n{END}\n{LOG_BEGIN}\nold\n{LOG_END}\nrest\n")
     assert write_tables(["--check"], results=results, document=document) == 1
     assert write_tables([], results=results, document=document) == 0
     assert write_tables(["--check"], results=results, document=document) == 0
     text = document.read_text()
     assert text.startswith("# Title\n")
-    assert text.endswith(f"{END}\nrest\n")
+    assert text.endswith(f"{LOG_END}\nrest\n")
+    assert "| dense kernel | " in text
     assert "| net | 0.1 | 2 | 2000 (1000) | 4000 (2000) |" in text
     assert "| undecided |" in text
     lines = markdown(results_of("native", "deepsparse", "onnxruntime")).splitlines()

@@ -36,76 +36,77 @@ class Choice:
 
 def plan_convolve(planner: Planner, convolve: Convolve) -> None:
     """Plan a convolution or linear layer."""
-    weight, taps = convolve.weight, np.zeros(1, np.int64)
-    chunk = lines_each = planner.chunk(convolve.output.space)
-    gathered = None
-    if not convolve.window.pointwise:
-        gathered = _gather(planner, convolve)
-        taps, lines_each = gathered.taps, gathered.layout.channel_bytes // LINE
-    space = convolve.output.space
-    vectors = vectors_of(space)
-    layer = convolve.output.name
+    weight, space, layer = convolve.weight, convolve.output.space, convolve.output.name
+    outputs, inputs, height, width = weight.shape
+    vectors, chunk = vectors_of(space), planner.chunk(space)
+    gathered = None if convolve.window.pointwise else _gather(planner, convolve, chunk)
+    taps = np.zeros(1, np.int64) if gathered is None else gathered.taps
+    lines_each = chunk if gathered is None else gathered.layout.channel_bytes // LINE
     kept = planner.packed.kept(planner.network, layer, weight)
     choice = choose(weight.shape, len(kept.values), chunk, lines_each, planner.machine)
     tiles = cut_tiles(vectors, chunk, choice.tile)
     places = space.images * len(tiles)
-    parts = planner.parts(places, len(weight))
-    partial_bytes = len(weight) * choice.tile * LINE
-    chained = gathered is not None and places == gathered.places and planner.shared_evenly(places)
-    if gathered is None:
-        x, layout = planner.tensors[convolve.x]
-        where = layout.fields("x", x) | {"x_thread": 0}
-        scratch_bytes = planner.scratch(partial_bytes)
-    elif chained:
-        layout = gathered.layout
-        scratch_bytes = planner.scratch(partial_bytes + layout.chunk_bytes)
-        here = Scratch(partial_bytes)
-        where = layout.fields("x", here) | {"x_image": 0, "x_chunk": 0, "x_thread": scratch_bytes}
-    else:
-        layout = gathered.layout
-        buffer = planner.new_buffer(f"{convolve.output.name} gathered", layout.nbytes)
-        groups = planner.groups(gathered.fields["channels"], gathered.places)
-        planner.step(
-            gathered.kernel, gathered.label, gathered.places * groups["groups"], gathered.into(buffer) | groups
-        )
-        where = layout.fields("x", buffer) | {"x_thread": 0}
-        scratch_bytes = planner.scratch(partial_bytes)
+    parts = planner.parts(places, outputs)
+    lanes = _plan_input(planner, convolve, gathered, places, outputs * choice.tile * LINE)
     planner.define(convolve.output)
-    fields = {
-        **where,
-        **planner.located("y", convolve.output),
-        **planner.located("r", convolve.residual),
-        "bias": convolve.bias,
-        "activation": ACTIVATIONS.index(convolve.activation),
-        "part_count": parts,
-        "scratch": Scratch(),
-        "scratch_thread": scratch_bytes,
-        "tiles": tiles,
-        "tile_count": len(tiles),
-    }
-    outputs, inputs, height, width = weight.shape
     block_inputs = -(-inputs // choice.blocks)
     if choice.kernel == "dense":
-        fields |= {
-            "blocks": -(-inputs // block_inputs),
-            "weight": weight, "inputs": inputs, "block_inputs": block_inputs, "taps": taps, "tap_count": len(taps),
+        weights = {
+            "blocks": -(-inputs // block_inputs), "weight": weight, "inputs": inputs, "block_inputs": block_inputs,
+            "taps": taps, "tap_count": len(taps),
             "parts": cut_evenly(outputs, parts, planner.machine.panel_rows(choice.tile)),
         }  # fmt: skip
     else:
-        streams = planner.packed.streams(planner.network, layer, taps, layout.channel_bytes, block_inputs, parts)
-        fields |= {
+        streams = planner.packed.streams(planner.network, layer, taps, lanes.layout.channel_bytes, block_inputs, parts)
+        weights = {
             "blocks": len(streams.block_bases), "block_bases": streams.block_bases, "values": streams.values,
             "offsets": streams.offsets, "rows": streams.rows, "row_count": outputs, "parts": streams.parts,
             "starts": streams.starts,
         }  # fmt: skip
+    fields = {
+        **lanes.fields, **planner.located("y", convolve.output), **planner.located("r", convolve.residual),
+        "bias": convolve.bias, "activation": ACTIVATIONS.index(convolve.activation), **weights, "part_count": parts,
+        "tiles": tiles, "tile_count": len(tiles), "scratch": Scratch(), "scratch_thread": lanes.scratch_bytes,
+    }  # fmt: skip
     label = (
         f"{layer}: {inputs}->{outputs} {height}x{width} on {space.images}x{space.lanes}, density "
-        f"{kept.density:.3f}, tile {choice.tile}, {fields['blocks']} blocks, {parts} parts"
+        f"{kept.density:.3f}, tile {choice.tile}, {weights['blocks']} blocks, {parts} parts"
     )
-    seconds = choice.seconds * space.images * vectors / chunk / planner.threads
     macs = len(kept.values) * space.images * space.lanes
-    before = gathered.into_scratch(Scratch(partial_bytes), scratch_bytes) if gathered is not None and chained else None
-    planner.step(choice.kernel, label, places * parts, fields, macs, seconds, before)
+    seconds = choice.seconds * space.images * vectors / chunk / planner.threads
+    planner.step(choice.kernel, label, places * parts, fields, macs, seconds, lanes.gather)
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Where a layer finds its input."""
+
+    layout: Layout
+    fields: dict[str, Any]
+    """Arguments for x."""
+    scratch_bytes: int
+    """Private memory of a thread: partial sums, then gathered pixels, if they are there."""
+    gather: Step | None = None
+    """What brings a chunk of them there."""
+
+
+def _plan_input(
+    planner: Planner, convolve: Convolve, gathered: "Gathered | None", places: int, partial_bytes: int
+) -> Lanes:
+    """Decide where the input lies: as it is, gathered chunk by chunk, or gathered by a step of its own."""
+    if gathered is None:
+        buffer, layout = planner.tensors[convolve.x]
+        return Lanes(layout, layout.fields("x", buffer) | {"x_thread": 0}, planner.scratch(partial_bytes))
+    layout = gathered.layout
+    if places == gathered.places and planner.shared_evenly(places):
+        here, nbytes = Scratch(partial_bytes), planner.scratch(partial_bytes + layout.chunk_bytes)
+        fields = layout.fields("x", here) | {"x_image": 0, "x_chunk": 0, "x_thread": nbytes}
+        return Lanes(layout, fields, nbytes, gathered.into_scratch(here, nbytes))
+    buffer = planner.new_buffer(f"{convolve.output.name} gathered", layout.nbytes)
+    groups = planner.groups(gathered.fields["channels"], gathered.places)
+    items = gathered.places * groups["groups"]
+    planner.step(gathered.kernel, gathered.label, items, gathered.into(buffer) | groups)
+    return Lanes(layout, layout.fields("x", buffer) | {"x_thread": 0}, planner.scratch(partial_bytes))
 
 
 @lru_cache(maxsize=4096)
@@ -183,12 +184,11 @@ class Gathered:
         return Step(self.kernel, self.label, self.places, self.fields | target | one_group)
 
 
-def _gather(planner: Planner, convolve: Convolve) -> Gathered:
+def _gather(planner: Planner, convolve: Convolve, chunk: int) -> Gathered:
     norm = planner.norms.get(convolve.x)
     x = norm.x if norm else convolve.x
     source, source_layout = planner.tensors[x]
     space = convolve.output.space
-    chunk = planner.chunk(space)
     copies = tap_copies(convolve.window, space.width, chunk)
     layout = slab(space, x.channels, chunk, copies.lines)
     kernel, table = gather_table(copies, convolve.window, x.space, space, source_layout, layout)
