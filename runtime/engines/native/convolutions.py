@@ -1,6 +1,7 @@
 """Plans convolutions and linear layers: gathered pixels, tiles, blocks, packed weights."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engines.native.costs import dense_seconds, stream_seconds
+from runtime.engines.native.costs import COSTS, Costs
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.kernels.functions import ACTIVATIONS
 from runtime.engines.native.kernels.pack import MODES
@@ -19,6 +20,21 @@ from runtime.engines.native.operators import Convolve, Scale
 from runtime.engines.native.plan import Buffer, Scratch, Step
 from runtime.engines.native.planner import Planner
 from runtime.engines.native.taps import gather_table, tap_copies
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the cost of a layer depends on."""
+
+    shape: tuple[int, ...]
+    """Of the weight: [outputs, inputs, kernel height, kernel width]."""
+    kept: int
+    """Weights that are not 0."""
+    chunk: int
+    """Vectors of lanes of a chunk."""
+    lines_each: int
+    """Vectors of each input channel from which a chunk is computed."""
+    machine: InstructionSet
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,8 @@ class Choice:
     """Estimate for one chunk of lanes on one thread."""
 
 
-def plan_convolve(planner: Planner, convolve: Convolve) -> None:
-    """Plan a convolution or linear layer."""
+def plan_convolve(planner: Planner, convolve: Convolve, pick: Callable[[Sizes], Choice] | None = None) -> None:
+    """Plan a convolution or linear layer, as `pick` says, by default `choose`."""
     weight, space, layer = convolve.weight, convolve.output.space, convolve.output.name
     outputs, inputs, height, width = weight.shape
     vectors, chunk = vectors_of(space), planner.chunk(space)
@@ -43,7 +59,7 @@ def plan_convolve(planner: Planner, convolve: Convolve) -> None:
     taps = np.zeros(1, np.int64) if gathered is None else gathered.taps
     lines_each = chunk if gathered is None else gathered.layout.channel_bytes // LINE
     kept = planner.packed.kept(planner.network, layer, weight)
-    choice = choose(weight.shape, len(kept.values), chunk, lines_each, planner.machine)
+    choice = (pick or choose)(Sizes(weight.shape, len(kept.values), chunk, lines_each, planner.machine))
     tiles = cut_tiles(vectors, chunk, choice.tile)
     places = space.images * len(tiles)
     parts = planner.parts(places, outputs)
@@ -110,29 +126,35 @@ def _plan_input(
 
 
 @lru_cache(maxsize=4096)
-def choose(shape: tuple[int, ...], nonzero: int, chunk: int, lines_each: int, machine: InstructionSet) -> Choice:
-    """Choose the cheapest way by the cost model.
+def choose(sizes: Sizes) -> Choice:
+    """Choose the cheapest way by the cost model."""
+    return min(choices(sizes), key=lambda choice: choice.seconds)
 
-    `shape` is that of the weight, with `nonzero` kept; `chunk` vectors of lanes are computed from `lines_each` vectors
-    of each input channel.
-    """
-    outputs, inputs = shape[:2]
-    size = math.prod(shape)
-    choices = []
-    for pieces in range(1, chunk + 1):
-        tile = -(-chunk // pieces)
-        if tile > machine.max_vectors:
-            continue
-        lines = lines_each * tile / chunk
-        panel = machine.panel_rows(tile)
-        for blocks in (blocks for blocks in BLOCKS if blocks <= inputs):
-            resident = inputs * lines * LINE / blocks
-            seconds = pieces * stream_seconds(nonzero, outputs, tile, blocks, resident)
-            choices.append(Choice("stream", tile, blocks, seconds))
-            if nonzero >= LEAST_DENSE * size:
-                seconds = pieces * dense_seconds(size, outputs, tile, blocks, resident, panel)
-                choices.append(Choice("dense", tile, blocks, seconds))
-    return min(choices, key=lambda choice: choice.seconds)
+
+def choices(sizes: Sizes, costs: Costs = COSTS) -> list[Choice]:
+    """All ways that are considered: tiles as even as possible, the dense kernel where it takes no more memory."""
+    size = math.prod(sizes.shape)
+    kernels = ("stream", "dense") if sizes.kept >= LEAST_DENSE * size else ("stream",)
+    tiles = {-(-sizes.chunk // pieces) for pieces in range(1, sizes.chunk + 1)}
+    return [
+        Choice(kernel, tile, blocks, estimate(sizes, kernel, tile, blocks, costs))
+        for tile in sorted(tiles, reverse=True)
+        if tile <= sizes.machine.max_vectors
+        for blocks in BLOCKS
+        if blocks <= sizes.shape[1]
+        for kernel in kernels
+    ]
+
+
+def estimate(sizes: Sizes, kernel: str, tile: int, blocks: int, costs: Costs = COSTS) -> float:
+    """Seconds of one chunk on one thread by the cost model."""
+    outputs, inputs = sizes.shape[:2]
+    pieces = -(-sizes.chunk // tile)
+    resident = inputs * sizes.lines_each * tile / sizes.chunk * LINE / blocks
+    if kernel == "stream":
+        return pieces * costs.stream_seconds(sizes.kept, outputs, tile, blocks, resident)
+    panel = sizes.machine.panel_rows(tile)
+    return pieces * costs.dense_seconds(math.prod(sizes.shape), outputs, tile, blocks, resident, panel)
 
 
 BLOCKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
