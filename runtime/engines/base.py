@@ -198,15 +198,18 @@ class Engine(ABC):
         """Run a stage once at every shape, then time the longest: seconds by batch size."""
         costs = {}
         for size, length in itertools.product(self.batch_sizes, self.lengths or (0,)):
-            tensors = {name: self._blank(name, size, length) for name in stage.inputs}
-            self._run(stage, tensors)
-            times = []
-            for _ in range(3):
-                started = time.perf_counter()
-                self._run(stage, tensors)
-                times.append(time.perf_counter() - started)
-            costs[size] = min(times)
+            self._run(stage, {name: self._blank(name, size, length) for name in stage.inputs})
+            costs[size] = self._least_seconds(stage, size, length, runs=3)
         return costs
+
+    def _least_seconds(self, stage: Stage, rows: int, tokens: int, *, runs: int) -> float:
+        tensors = {name: self._blank(name, rows, tokens) for name in stage.inputs}
+        times = []
+        for _ in range(runs):
+            started = time.perf_counter()
+            self._run(stage, tensors)
+            times.append(time.perf_counter() - started)
+        return min(times)
 
     def _blank(self, name: str, rows: int, tokens: int) -> NDArray[np.generic]:
         manifest = self.artifact.manifest

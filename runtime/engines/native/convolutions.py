@@ -19,6 +19,7 @@ from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Convolve, Scale
 from runtime.engines.native.plan import Buffer, Scratch, Step
 from runtime.engines.native.planner import Planner
+from runtime.engines.native.streams import ROW_BYTES, WEIGHT_BYTES
 from runtime.engines.native.taps import gather_table, tap_copies
 
 
@@ -132,9 +133,10 @@ def choose(sizes: Sizes) -> Choice:
 
 
 def choices(sizes: Sizes, costs: Costs = COSTS) -> list[Choice]:
-    """All ways that are considered: tiles as even as possible, the dense kernel where it takes no more memory."""
+    """All ways that are considered: tiles as even as possible, and none that takes much more memory than the weights."""
     size = math.prod(sizes.shape)
     kernels = ("stream", "dense") if sizes.kept >= LEAST_DENSE * size else ("stream",)
+    most_row_bytes = MOST_ROW_BYTES * sizes.kept * WEIGHT_BYTES
     tiles = {-(-sizes.chunk // pieces) for pieces in range(1, sizes.chunk + 1)}
     return [
         Choice(kernel, tile, blocks, estimate(sizes, kernel, tile, blocks, costs))
@@ -143,6 +145,7 @@ def choices(sizes: Sizes, costs: Costs = COSTS) -> list[Choice]:
         for blocks in BLOCKS
         if blocks <= sizes.shape[1]
         for kernel in kernels
+        if kernel == "dense" or blocks == 1 or sizes.shape[0] * blocks * ROW_BYTES <= most_row_bytes
     ]
 
 
@@ -161,6 +164,8 @@ BLOCKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 """Numbers of blocks of input channels that are considered."""
 LEAST_DENSE = 0.64
 """Density from which all weights, at 4 bytes, are no larger than the kept ones at 6."""
+MOST_ROW_BYTES = 0.045
+"""Memory that the beginnings of rows may add to the kept weights: packed weights stay below 6.3 bytes each."""
 
 
 def cut_evenly(rows: int, parts: int, unit: int) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ registers that there are. Python `if` and `for` run while the code is generated,
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from llvmlite import ir
 
@@ -100,38 +100,25 @@ class Vec:
         return self.k.builder.call(function, [ir.Constant(F32, 0.0), self.value], fastmath=("reassoc",))
 
 
-class Cell:
+Value = TypeVar("Value", bound=Int | Vec)
+
+
+class Cell(Generic[Value]):
     """A variable of generated code: lives in a register once LLVM has optimised."""
 
-    def __init__(self, k: "Emitter", initial: Vec) -> None:
+    def __init__(self, k: "Emitter", initial: Value) -> None:
         self.k = k
+        self._kind = type(initial)
+        self._type = VECTOR if isinstance(initial, Vec) else I64
         with k.builder.goto_entry_block():
-            self._slot = k.builder.alloca(VECTOR)
+            self._slot = k.builder.alloca(self._type)
         self.set(initial)
 
-    def get(self) -> Vec:
+    def get(self) -> Value:
         """Return the present value."""
-        return Vec(self.k, self.k.builder.load(self._slot, typ=VECTOR))
+        return self._kind(self.k, self.k.builder.load(self._slot, typ=self._type))
 
-    def set(self, value: Vec) -> None:
-        """Change the value."""
-        self.k.builder.store(value.value, self._slot)
-
-
-class Count:
-    """A variable i64 of generated code."""
-
-    def __init__(self, k: "Emitter", initial: Int) -> None:
-        self.k = k
-        with k.builder.goto_entry_block():
-            self._slot = k.builder.alloca(I64)
-        self.set(initial)
-
-    def get(self) -> Int:
-        """Return the present value."""
-        return Int(self.k, self.k.builder.load(self._slot, typ=I64))
-
-    def set(self, value: Int) -> None:
+    def set(self, value: Value) -> None:
         """Change the value."""
         self.k.builder.store(value.value, self._slot)
 

@@ -1,7 +1,6 @@
 """The native engine: plans every stage of an artifact at every shape at load, then only computes."""
 
 import platform
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version as package_version
@@ -122,17 +121,8 @@ class NativeEngine(Engine):
 
     def _warm_up(self, stage: Stage) -> dict[int, float]:
         """Seconds of a stage for one row, and for a row on each core."""
-        costs = {}
         tokens = max(self.lengths, default=0)
-        for rows in {1, self.options.cores}:
-            tensors = {name: self._blank(name, rows, tokens) for name in stage.inputs}
-            times = []
-            for _ in range(2):
-                started = time.perf_counter()
-                self._run(stage, tensors)
-                times.append(time.perf_counter() - started)
-            costs[rows] = min(times)
-        return costs
+        return {rows: self._least_seconds(stage, rows, tokens, runs=2) for rows in {1, self.options.cores}}
 
     def _run_rows(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:
         return dict(self._compute(stage.file, {name: tensors[name] for name in stage.inputs}))

@@ -11,6 +11,8 @@ from runtime.engines.native.operators import Floats
 
 REACH = OFFSET_UNIT * 2**16
 """Bytes that an offset spans."""
+WEIGHT_BYTES, ROW_BYTES = 6, 4
+"""Of a kept weight, and of each row in each block."""
 ROW_COST = 6
 """What beginning and ending a row costs, in weights."""
 

@@ -5,35 +5,27 @@ registers: the multiply-adds, and no longer the loads, set the speed.
 """
 
 from runtime.engines.native.emitter import LINE, Int
-from runtime.engines.native.kernels.kernel import Context, Kernel, located
-from runtime.engines.native.kernels.sums import OUTPUT_FIELDS, Tile
+from runtime.engines.native.kernels.kernel import Context, Kernel
+from runtime.engines.native.kernels.sums import LAYER_FIELDS, Tile, item_of
 
-FIELDS = (
-    *located("x"), "x_thread", *OUTPUT_FIELDS, "weight", "inputs", "block_inputs", "taps", "tap_count",
-    "parts", "part_count", "tiles", "tile_count",
-)  # fmt: skip
+FIELDS = (*LAYER_FIELDS, "weight", "inputs", "block_inputs", "taps", "tap_count")
 """`weight`: float32 [outputs, inputs, tap_count]. `block_inputs`: input channels of a block. `taps`: int64 [tap_count],
-byte offsets. `x_thread`, `parts` and `tiles` as in the sparse kernel."""
+byte offsets."""
 
 
 def _emit(c: Context) -> None:
     k, a = c.k, c.a
-    part, place = c.item % a.part_count, c.item // a.part_count
-    tile, image = place % a.tile_count, place // a.tile_count
-    vector, size = k.load_int(a.tiles + tile * 8, 32), k.load_int(a.tiles + tile * 8 + 4, 32)
-    x = a.at("x", image, vector) + c.thread * a.x_thread
-    y, r = a.at("y", image, vector), a.at("r", image, vector)
-    first, stop = k.load_int(a.parts + part * 4, 32), k.load_int(a.parts + part * 4 + 4, 32)
-    for vectors in k.cases(size, range(1, c.machine.max_vectors + 1)):
+    item = item_of(c)
+    for vectors in k.cases(item.vectors, range(1, c.machine.max_vectors + 1)):
         rows = c.machine.panel_rows(vectors)
-        whole = first + (stop - first) // rows * rows
+        whole = item.first + (item.stop - item.first) // rows * rows
         with k.loop(0, a.blocks) as block:
-            out = Tile(c, vectors, block, y, r)
-            with k.loop(first, whole, rows) as row:
-                _panel(c, out, row, rows, x)
+            out = Tile(c, vectors, block, item.y, item.r)
+            with k.loop(item.first, whole, rows) as row:
+                _panel(c, out, row, rows, item.x)
             if rows > 1:
-                with k.loop(whole, stop) as row:
-                    _panel(c, out, row, 1, x)
+                with k.loop(whole, item.stop) as row:
+                    _panel(c, out, row, 1, item.x)
 
 
 def _panel(c: Context, out: Tile, row: Int, rows: int, x: Int) -> None:

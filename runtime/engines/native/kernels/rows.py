@@ -51,7 +51,7 @@ def _sum_over_channels(k: Emitter, x: Int, stride: Int, channels: Int, mean: Vec
     """Sum of x over channels or, with a mean, of (x - mean)^2."""
     sums = [Cell(k, k.vector(0.0)) for _ in range(SUMS)]
 
-    def add(channel: Int, total: Cell) -> None:
+    def add(channel: Int, total: Cell[Vec]) -> None:
         values = k.load(x + channel * stride)
         centred = None if mean is None else values - mean
         total.set(total.get() + values if centred is None else centred.times_plus(centred, total.get()))
