@@ -133,7 +133,7 @@ def choose(sizes: Sizes) -> Choice:
 
 
 def choices(sizes: Sizes, costs: Costs = COSTS) -> list[Choice]:
-    """All ways that are considered: tiles as even as possible, and none that takes much more memory than the weights."""
+    """All ways that are considered: tiles as even as possible, and none that takes much more memory than weights."""
     size = math.prod(sizes.shape)
     kernels = ("stream", "dense") if sizes.kept >= LEAST_DENSE * size else ("stream",)
     most_row_bytes = MOST_ROW_BYTES * sizes.kept * WEIGHT_BYTES
