@@ -1,4 +1,4 @@
-"""Layers of the project's networks, run in every way that the planner considers, in turns, on one thread."""
+"""Layers of the project's networks, run with every kernel, tile and number of blocks, in turns, on one thread."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +83,8 @@ class Way:
     choice: Choice
     blocks: int
     """Blocks that were made of the input: more where offsets of 16 bits do not reach, or fewer by rounding."""
+    considered: bool
+    """Whether the planner considers it: its packed weights take little more memory than the weights."""
     seen: Observation
 
 
@@ -109,12 +111,14 @@ def measure_layer(layer: Layer, library: Library, turns: int) -> list[Way]:
 
     plan(ask)
     sizes = asked[0]
-    considered = choices(sizes)
-    plans = [plan(lambda _, choice=choice: choice) for choice in considered]
+    considered = set(choices(sizes))
+    possible = choices(sizes, lean=False)  # what many blocks cost is only seen where there are many
+    plans = [plan(_always(choice)) for choice in possible]
     seconds = _measure(plans, library, turns)
+    chunks = vectors_of(convolve.output.space) / sizes.chunk
     return [
-        _way(choice, each, sizes, vectors_of(convolve.output.space) / sizes.chunk, least)
-        for choice, (each, _), least in zip(considered, plans, seconds, strict=True)
+        Way(choice, _blocks(each), choice in considered, _observe(choice, each, sizes, chunks, least))
+        for choice, (each, _), least in zip(possible, plans, seconds, strict=True)
     ]
 
 
@@ -133,7 +137,15 @@ def _measure(plans: list[tuple[Plan, Buffer]], library: Library, turns: int) -> 
     return least
 
 
-def _way(choice: Choice, plan: Plan, sizes: Sizes, chunks: float, seconds: float) -> Way:
+def _always(choice: Choice) -> Callable[[Sizes], Choice]:
+    return lambda _: choice
+
+
+def _blocks(plan: Plan) -> int:
+    return int(plan.steps[-1].fields["blocks"])
+
+
+def _observe(choice: Choice, plan: Plan, sizes: Sizes, chunks: float, seconds: float) -> Observation:
     """`plan` gathers in a wave of its own, as a part of the only step, or not at all."""
     step = plan.steps[-1]
     gather = step.gather or (plan.steps[0] if len(plan.steps) > 1 else None)
@@ -141,8 +153,7 @@ def _way(choice: Choice, plan: Plan, sizes: Sizes, chunks: float, seconds: float
     if gather is not None:
         fields = gather.fields
         gathered = fields["channels"] * fields["entries"] * fields["chunks"]
-    seen = Observation(
+    return Observation(
         sizes=sizes, chunks=chunks, kernel=choice.kernel, tile=choice.tile, blocks=choice.blocks,
         gather=gather.kernel if gather is not None else None, gathered=gathered, seconds=seconds,
     )  # fmt: skip
-    return Way(choice, int(step.fields["blocks"]), seen)

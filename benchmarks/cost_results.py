@@ -17,6 +17,8 @@ class MeasuredWay(Record):
     """Blocks of input channels, as the planner asks for them."""
     blocks_made: int
     """More where offsets do not reach over a block; such ways are not part of the fit."""
+    considered: bool
+    """Whether the planner considers it: some ways would take too much memory, and are measured for the fit only."""
     seconds: Seconds
     """The least of all runs, gathering included."""
     predicted_seconds: float
@@ -26,7 +28,7 @@ class MeasuredWay(Record):
 
 
 class MeasuredLayer(Record):
-    """One layer in all ways that the planner considers."""
+    """One layer in all ways."""
 
     layer: str
     inputs: int
@@ -43,7 +45,7 @@ class MeasuredLayer(Record):
     """Kernel that gathers the pixels of the window, if any."""
     gathered_vectors: int
     best: MeasuredWay
-    """The fastest as measured."""
+    """The fastest that the planner considers, as measured."""
     present: MeasuredWay
     """Chosen by the constants in costs.py."""
     fitted: MeasuredWay
@@ -101,7 +103,8 @@ def table(results: CostResults) -> str:
     for layer in results.layers:
         best, present, fitted = layer.best, layer.present, layer.fitted
         rows.append((
-            layer.layer, f"{layer.density:g}", str(len(layer.ways)), _way(best), _us(best.seconds),
+            layer.layer, f"{layer.density:g}", str(sum(way.considered for way in layer.ways)),
+            _way(best), _us(best.seconds),
             _way(present), _us(present.seconds), f"{present.seconds / best.seconds:.2f}",
             _us(present.predicted_seconds), _way(fitted), _us(fitted.seconds), f"{fitted.seconds / best.seconds:.2f}",
         ))  # fmt: skip

@@ -1,6 +1,6 @@
-"""The cost model of the native engine: layers measured in every way that the planner considers, and the constants.
+"""The cost model of the native engine: layers measured in every way that they can be computed, and the constants.
 
-    taskset -c 1 python benchmarks/native_costs.py    # about 4 minutes
+    taskset -c 1 python benchmarks/native_costs.py    # about 2 minutes
     python benchmarks/native_costs.py --smoke         # two layers: shows that all of this works
 
 Each layer is planned once for each kernel, tile and number of blocks, and all of them are run in turns on one thread;
@@ -32,7 +32,7 @@ def native_costs(
     turns: int = 8,
     output: Path = REPOSITORY / "benchmarks" / "results",
 ) -> None:
-    """Measure layers in every way that the planner considers, and fit the constants of its cost model.
+    """Measure layers in every way that they can be computed, and fit the constants of the planner's cost model.
 
     Args:
         smoke: Measure two small layers, and write native_costs_smoke.json.
@@ -74,17 +74,18 @@ def describe(layer: Layer, ways: Sequence[Way], present: Fit, fitted: Fit) -> Me
     rows = tuple(
         MeasuredWay(
             kernel=way.choice.kernel, tile=way.choice.tile, blocks=way.choice.blocks, blocks_made=way.blocks,
-            seconds=way.seen.seconds, predicted_seconds=present.estimate(way.seen),
+            considered=way.considered, seconds=way.seen.seconds, predicted_seconds=present.estimate(way.seen),
             fitted_seconds=fitted.estimate(way.seen),
         )
         for way in ways
     )  # fmt: skip
-    seen = ways[0].seen
+    seen, considered = ways[0].seen, [row for row in rows if row.considered]
     return MeasuredLayer(
         layer=layer.name, inputs=layer.inputs, outputs=layer.outputs, window=layer.window, stride=layer.stride,
         height=layer.height, width=layer.width, density=layer.density, kept=seen.sizes.kept, gather=seen.gather,
-        gathered_vectors=seen.gathered, best=min(rows, key=lambda row: row.seconds),
-        present=min(rows, key=lambda row: row.predicted_seconds), fitted=min(rows, key=lambda row: row.fitted_seconds),
+        gathered_vectors=seen.gathered, best=min(considered, key=lambda row: row.seconds),
+        present=min(considered, key=lambda row: row.predicted_seconds),
+        fitted=min(considered, key=lambda row: row.fitted_seconds),
         ways=rows,
     )  # fmt: skip
 

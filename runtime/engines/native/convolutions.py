@@ -64,6 +64,7 @@ def plan_convolve(planner: Planner, convolve: Convolve, pick: Callable[[Sizes], 
     tiles = cut_tiles(vectors, chunk, choice.tile)
     places = space.images * len(tiles)
     parts = planner.parts(places, outputs)
+    item_parts = parts if planner.threads == 1 else 1  # a thread alone goes through a block once, for all parts
     lanes = _plan_input(planner, convolve, gathered, places, outputs * choice.tile * LINE)
     planner.define(convolve.output)
     block_inputs = -(-inputs // choice.blocks)
@@ -83,6 +84,7 @@ def plan_convolve(planner: Planner, convolve: Convolve, pick: Callable[[Sizes], 
     fields = {
         **lanes.fields, **planner.located("y", convolve.output), **planner.located("r", convolve.residual),
         "bias": convolve.bias, "activation": ACTIVATIONS.index(convolve.activation), **weights, "part_count": parts,
+        "item_parts": item_parts,
         "tiles": tiles, "tile_count": len(tiles), "scratch": Scratch(), "scratch_thread": lanes.scratch_bytes,
     }  # fmt: skip
     label = (
@@ -91,7 +93,7 @@ def plan_convolve(planner: Planner, convolve: Convolve, pick: Callable[[Sizes], 
     )
     macs = len(kept.values) * space.images * space.lanes
     seconds = choice.seconds * space.images * vectors / chunk / planner.threads
-    planner.step(choice.kernel, label, places * parts, fields, macs, seconds, lanes.gather)
+    planner.step(choice.kernel, label, places * parts // item_parts, fields, macs, seconds, lanes.gather)
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,11 @@ def choose(sizes: Sizes) -> Choice:
     return min(choices(sizes), key=lambda choice: choice.seconds)
 
 
-def choices(sizes: Sizes, costs: Costs = COSTS) -> list[Choice]:
-    """All ways that are considered: tiles as even as possible, and none that takes much more memory than weights."""
+def choices(sizes: Sizes, costs: Costs = COSTS, *, lean: bool = True) -> list[Choice]:
+    """All ways that are considered: tiles as even as possible, and none that takes much more memory than weights.
+
+    Without `lean`, those that do are among them: for measuring.
+    """
     size = math.prod(sizes.shape)
     kernels = ("stream", "dense") if sizes.kept >= LEAST_DENSE * size else ("stream",)
     most_row_bytes = MOST_ROW_BYTES * sizes.kept * WEIGHT_BYTES
@@ -145,7 +150,7 @@ def choices(sizes: Sizes, costs: Costs = COSTS) -> list[Choice]:
         for blocks in BLOCKS
         if blocks <= sizes.shape[1]
         for kernel in kernels
-        if kernel == "dense" or blocks == 1 or sizes.shape[0] * blocks * ROW_BYTES <= most_row_bytes
+        if not lean or kernel == "dense" or blocks == 1 or sizes.shape[0] * blocks * ROW_BYTES <= most_row_bytes
     ]
 
 
