@@ -64,7 +64,6 @@ def plan_convolve(planner: Planner, convolve: Convolve, pick: Callable[[Sizes], 
     tiles = cut_tiles(vectors, chunk, choice.tile)
     places = space.images * len(tiles)
     parts = planner.parts(places, outputs)
-    item_parts = parts if planner.threads == 1 else 1  # a thread alone goes through a block once, for all parts
     lanes = _plan_input(planner, convolve, gathered, places, outputs * choice.tile * LINE)
     planner.define(convolve.output)
     block_inputs = -(-inputs // choice.blocks)
@@ -84,7 +83,6 @@ def plan_convolve(planner: Planner, convolve: Convolve, pick: Callable[[Sizes], 
     fields = {
         **lanes.fields, **planner.located("y", convolve.output), **planner.located("r", convolve.residual),
         "bias": convolve.bias, "activation": ACTIVATIONS.index(convolve.activation), **weights, "part_count": parts,
-        "item_parts": item_parts,
         "tiles": tiles, "tile_count": len(tiles), "scratch": Scratch(), "scratch_thread": lanes.scratch_bytes,
     }  # fmt: skip
     label = (
@@ -93,7 +91,7 @@ def plan_convolve(planner: Planner, convolve: Convolve, pick: Callable[[Sizes], 
     )
     macs = len(kept.values) * space.images * space.lanes
     seconds = choice.seconds * space.images * vectors / chunk / planner.threads
-    planner.step(choice.kernel, label, places * parts // item_parts, fields, macs, seconds, lanes.gather)
+    planner.step(choice.kernel, label, places * parts, fields, macs, seconds, lanes.gather)
 
 
 @dataclass(frozen=True)
