@@ -119,10 +119,11 @@ class Predictor:
         logits = np.stack(self.engine.logits(inputs, heads))
         network_seconds = time.perf_counter() - started
         started = time.perf_counter()
-        for index, output in enumerate(logits):
-            self._require_finite(index, output)
-        rows = logits.shape[1]
-        predictions = self._conclude(logits, np.full(rows, heads), np.zeros(rows, dtype=bool))
+        if not np.isfinite(logits).all():
+            for index, output in enumerate(logits):
+                self._require_finite(index, output)
+        reason: StopReason = "all" if heads == self.heads_total else "requested"
+        predictions = self._answers(logits, [reason] * logits.shape[1])
         return Predictions(predictions, Timing(None, (), time.perf_counter() - started, network_seconds))
 
     def _predict_head_by_head(self, inputs: Batch, wishes: Sequence[Wish]) -> Predictions:
@@ -181,18 +182,25 @@ class Predictor:
         concluded: dict[int, Prediction] = {}
         for heads in np.unique(used):
             rows = np.flatnonzero(used == heads)
-            group = logits[:heads, rows]
-            votes, probabilities = self.vote(group), softmax(group)
-            spread = disagreement(group.argmax(axis=-1))
-            for position, row in enumerate(rows):
-                reason: StopReason = "all"
-                if heads < self.heads_total:
-                    reason = "early_exit" if exited[row] else "requested"
-                concluded[row] = Prediction(
-                    probabilities=votes[position],
-                    head_probabilities=probabilities[:, position],
-                    heads_total=self.heads_total,
-                    stopped_by=reason,
-                    disagreement=None if spread is None else float(spread[position]),
-                )
+            early: StopReason = "early_exit"
+            reasons = [early if exited[row] else "requested" for row in rows] if heads < self.heads_total else None
+            concluded.update(zip(rows, self._answers(logits[:heads, rows], reasons), strict=True))
         return [concluded[row] for row in range(len(used))]
+
+    def _answers(self, logits: NDArray[np.float32], reasons: Sequence[StopReason] | None) -> list[Prediction]:
+        """Predictions of rows in which all heads of logits [heads, rows, classes] voted; no reasons: `all`."""
+        manifest = self.artifact.manifest
+        probabilities = softmax(logits)
+        pooled = probabilities.mean(axis=0) if manifest.vote == "probabilities" else pool(logits, manifest.vote)
+        votes = temper(pooled, manifest.calibration.temperatures[len(logits) - 1])
+        spread = disagreement(logits.argmax(axis=-1))
+        return [
+            Prediction(
+                probabilities=votes[row],
+                head_probabilities=probabilities[:, row],
+                heads_total=self.heads_total,
+                stopped_by="all" if reasons is None else reasons[row],
+                disagreement=None if spread is None else float(spread[row]),
+            )
+            for row in range(logits.shape[1])
+        ]

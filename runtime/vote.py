@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 Vote = Literal["probabilities", "logits"]
 Floats = NDArray[np.floating[Any]]
+TINY = float(np.finfo(np.float64).tiny)
+"""Stands for a probability of 0 where a logarithm is taken."""
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -31,8 +33,7 @@ def pool(logits: Floats, vote: Vote) -> NDArray[np.float64]:
 
 def temper(pooled: Floats, temperature: float) -> NDArray[np.float64]:
     """Return the distribution proportional to pooled^(1/temperature); never changes the ranking."""
-    tiny = np.finfo(np.float64).tiny
-    return softmax(np.log(np.maximum(pooled, tiny)) / temperature)
+    return softmax(np.log(np.maximum(pooled, TINY)) / temperature)
 
 
 def disagreement(votes: NDArray[np.integer[Any]]) -> NDArray[np.float64] | None:
