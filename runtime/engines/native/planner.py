@@ -5,12 +5,16 @@ from collections import defaultdict
 from typing import Any
 
 from runtime.engines.native.graph import Ref
+from runtime.engines.native.kernels.schedule import ITEM_BITS
 from runtime.engines.native.layout import Layout, chunk_of, chunked, planes, vectors_of
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Attend, Convolve, MaxPool, Operator, Scale, Space, Tensor
 from runtime.engines.native.plan import Buffer, Plan, Step
 from runtime.engines.native.streams import Packed
+from runtime.errors import UnsupportedModel
 
+MOST_ITEMS = 2**ITEM_BITS // 8
+"""Items of a step, with room for several steps in a wave and for threads that come late."""
 ITEMS_PER_THREAD = 4
 """Items of a step for each thread: enough to even out what other processes take."""
 
@@ -99,7 +103,12 @@ class Planner:
         seconds: float = 0.0,
         gather: Step | None = None,
     ) -> None:
-        """Add a step to the wave, keep its buffers alive until then, and go on to the next wave."""
+        """Add a step to the wave, keep its buffers alive until then, and go on to the next wave.
+
+        Raises UnsupportedModel for more items than a wave can count.
+        """
+        if items >= MOST_ITEMS:
+            raise UnsupportedModel(f"{label} has {items} pieces of work; the native engine takes below {MOST_ITEMS}.")
         for value in (*fields.values(), *(gather.fields.values() if gather else ())):
             if isinstance(value, Buffer):
                 value.last = max(value.last, self.wave)

@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 
 from runtime.engines.native.kernels.stream import OFFSET_UNIT
 from runtime.engines.native.operators import Floats
+from runtime.errors import UnsupportedModel
 
 REACH = OFFSET_UNIT * 2**16
 """Bytes that an offset spans."""
 WEIGHT_BYTES, ROW_BYTES = 6, 4
 """Of a kept weight, and of each row in each block."""
+MOST_CHANNELS = 2**16 - 1
 ROW_COST = 6
 """What beginning and ending a row costs, in weights."""
 
@@ -62,13 +64,18 @@ def kept_weights(weight: Floats) -> Kept:
 def pack_streams(
     kept: Kept, taps: NDArray[np.int64], channel_bytes: int, *, block_channels: int, parts: int = 1
 ) -> Streams:
-    """Pack a weight of at most 65,535 outputs and inputs.
+    """Pack a weight. Raises UnsupportedModel for more outputs or inputs than 16 bits can count.
 
     A weight of input c and tap t reads at c * channel_bytes + taps[t] bytes from the tile. `block_channels` inputs are
     one block. The rows are cut into `parts` of about the same cost; inside a block and part they are sorted by their
     number of weights, so that the processor can predict where the loop over a row begins.
     """
     outputs, inputs = kept.shape[:2]
+    if max(outputs, inputs) > MOST_CHANNELS:
+        raise UnsupportedModel(
+            f"A sparse layer with {inputs} inputs and {outputs} outputs is too large: the native engine packs at most "
+            f"{MOST_CHANNELS} of each. Use another engine, such as onnxruntime."
+        )
     reach = max(1, (REACH - int(taps.max()) - OFFSET_UNIT) // channel_bytes)
     size = max(1, min(block_channels, reach, inputs))
     starts = np.arange(0, inputs, size)

@@ -91,6 +91,20 @@ def test_a_packed_weight_takes_at_most_six_bytes_and_five_percent() -> None:
     assert streams.nbytes <= 6 * np.count_nonzero(weight) * 1.05
 
 
+@pytest.mark.parametrize("shape", [(2**16, 1, 1, 1), (1, 2**16, 1, 1)])
+def test_a_sparse_layer_that_16_bits_cannot_count_is_refused(shape: tuple[int, ...]) -> None:
+    weight = np.zeros(shape, np.float32)
+    weight[0] = 1
+    with pytest.raises(UnsupportedModel, match=r"65536.*at most 65535 of each"):
+        pack_streams(kept_weights(weight), np.zeros(1, np.int64), 64, block_channels=1)
+
+
+def test_more_work_than_a_wave_can_count_is_refused() -> None:
+    model = graph_of([helper.make_node("Neg", ["x"], ["y"])], {}, {"x": (2**18, 1, 1, 1)}, "y")
+    with pytest.raises(UnsupportedModel, match="pieces of work"):
+        plan_of(model, {"x": (2**18, 1, 1, 1)}, threads=1, machine=MACHINE)
+
+
 def test_operators_that_are_not_supported_are_all_listed() -> None:
     nodes = [helper.make_node("Selu", ["x"], ["a"]), helper.make_node("LpNormalization", ["a"], ["y"])]
     with pytest.raises(UnsupportedModel, match=r"graph\.onnx: LpNormalization, Selu\."):
