@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from environment import Environment
 from latency_results import Interval, LatencyResults, NetworkResult, SubjectResult
 
 COLOURS = {"deepsparse": "#0072B2", "onnxruntime": "#D55E00", "openvino": "#009E73", "native": "#CC79A7"}
@@ -21,15 +22,19 @@ OTHER_COLOUR, OTHER_MARKER = "#444444", "v"
 HEADER = ("engine", "subject", "median ms [95 %]", "p95", "min", "speedup [95 %]", "GMAC/s", "peak", "rounds")
 
 
+def headline(environment: Environment, peak_macs_per_second: float, *, smoke: bool) -> list[str]:
+    """Where a run was made and what the machine can do at most; first of all, whether the run means anything."""
+    machine = (
+        f"{environment.cpu}, {environment.cores} cores ({environment.cores_source}); measured fp32 peak "
+        f"{peak_macs_per_second / 1e9:.0f} GMAC/s"
+    )
+    warning = "SMOKE RUN: shows that the benchmark works; the numbers mean nothing."
+    return [warning, machine] if smoke else [machine]
+
+
 def table(results: LatencyResults) -> str:
     """All results as plain text, one block for each network and batch size."""
-    environment = results.environment
-    lines = [
-        f"{environment.cpu}, {environment.cores} cores ({environment.cores_source}); measured fp32 peak "
-        f"{results.peak_macs_per_second / 1e9:.0f} GMAC/s",
-    ]
-    if results.smoke:
-        lines.insert(0, "SMOKE RUN: shows that the benchmark works; the numbers mean nothing.")
+    lines = headline(results.environment, results.peak_macs_per_second, smoke=results.smoke)
     for network, batch in _blocks(results):
         rows = [HEADER, *(_row(subject) for subject in _subjects(results, network.name, batch))]
         lines += ["", _title(network, batch), *aligned(rows, left=2)]

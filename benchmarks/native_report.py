@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from latency_report import aligned, bounds, digits, draw_latency, draw_legend, finish_axes, png
+from latency_report import aligned, bounds, digits, draw_latency, draw_legend, finish_axes, headline, png
 from latency_results import Interval
 from native_results import NATIVE, AimResult, EngineLatency, LoadAimResult, NativeResults, NativeRow
 
@@ -17,13 +17,8 @@ VERDICTS = {True: "met", False: "missed", None: "undecided"}
 
 def table(results: NativeResults) -> str:
     """All results as plain text, one block for each work and batch size."""
-    environment = results.environment
-    lines = [
-        f"{environment.cpu}, {environment.cores} cores ({environment.cores_source}); measured fp32 peak "
-        f"{results.peak_macs_per_second / 1e9:.0f} GMAC/s; load before the run {_load_average(results)}",
-    ]
-    if results.smoke:
-        lines.insert(0, "SMOKE RUN: shows that the benchmark works; the numbers mean nothing.")
+    lines = headline(results.environment, results.peak_macs_per_second, smoke=results.smoke)
+    lines[-1] += f"; load before the run {_load_average(results)}"
     for row in results.rows:
         lines += ["", _title(row), *aligned([HEADER, *map(_cells, row.engines)], left=1)]
         if row.aim is not None:

@@ -1,6 +1,5 @@
 """The script itself, run as a user runs it."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -67,19 +66,6 @@ def test_wrong_options_are_told_in_one_line(tmp_path: Path, arguments: list[str]
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_engine_processes_do_not_load_pytorch() -> None:
-    """They import the main script again, so it must stay light."""
-    code = (
-        "import sys, json, runpy; runpy.run_path(sys.argv[1], run_name='__mp_main__'); "
-        "print(json.dumps([name for name in ('torch', 'matplotlib') if name in sys.modules]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, SCRIPT], capture_output=True, text=True, check=True,
-        env={"PYTHONPATH": str(SCRIPT.parent), "PATH": ""},
-    )  # fmt: skip
-    assert json.loads(done.stdout) == []
 
 
 def test_engines_are_all_that_are_installed_or_exactly_those_asked_for() -> None:

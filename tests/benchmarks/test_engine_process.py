@@ -1,5 +1,8 @@
 """The process that holds an engine: it answers, refuses clearly, and its end is noticed."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine_process import LONG_CALL_SECONDS, MAX_CALLS, EngineProcess, VisitPlan, plan_visit, synthetic_batch
+from environment import REPOSITORY
 from runtime.artifact import Artifact
 from runtime.errors import EngineError
 from tests.artifacts import LENGTHS, SIDE, write_tiny_image_artifact, write_tiny_text_artifact
@@ -75,3 +79,18 @@ def test_batches_hold_texts_without_padding(tmp_path: Path) -> None:
     assert batch["attention_mask"].all()
     known = artifact.reference()["input.input_ids"]
     assert set(np.unique(batch["input_ids"])) <= set(np.unique(known)) - {0}
+
+
+@pytest.mark.parametrize("name", ["cpu_latency.py", "native.py"])
+def test_engine_processes_do_not_load_pytorch(name: str) -> None:
+    """They import the main script again, so it must stay light."""
+    script = REPOSITORY / "benchmarks" / name
+    code = (
+        "import sys, json, runpy; runpy.run_path(sys.argv[1], run_name='__mp_main__'); "
+        "print(json.dumps([name for name in ('torch', 'matplotlib') if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, script], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(script.parent), "PATH": ""},
+    )  # fmt: skip
+    assert json.loads(done.stdout) == []

@@ -211,8 +211,7 @@ def plan_attend(planner: Planner, attend: Attend) -> None:
     (query, layout), (key, _), (value, _) = (planner.tensors[t] for t in (attend.query, attend.key, attend.value))
     most = min(MOST_VECTORS, planner.machine.max_vectors)
     tiles = cut_tiles(layout.vectors, output.chunk_vectors, most)
-    scratch_bytes = space.lanes * most * LINE
-    planner.plan.scratch_bytes = max(planner.plan.scratch_bytes, scratch_bytes)
+    scratch_bytes = planner.scratch(space.lanes * most * LINE)
     mask, mask_image = _mask(planner, attend.mask, space)
     linear = attend.mask if isinstance(attend.mask, PaddingMask) else PaddingMask("")
     fields = {
