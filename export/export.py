@@ -13,8 +13,9 @@ from runtime.manifest import Metrics, Provenance, TextPreprocessing
 from training.batches import Batches
 from training.calibration import calibrate, early_exit_curve
 from training.checkpoint import Checkpoint
-from training.evaluate import collect_logits, measure
-from training.train import EVALUATION_BATCH, held_out_parts
+from training.evaluate import collect_logits
+from training.metrics import measure
+from training.preparation import EVALUATION_BATCH, held_out_parts
 
 PARITY_ROWS = 256
 """Genuine held-out rows that are compared too, beside the synthetic reference."""

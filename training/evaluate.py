@@ -1,16 +1,48 @@
-"""Evaluation: logits of every head on one part, and what they are worth (torchmetrics where it has it)."""
+"""The verb `evaluate`, and the logits that everything is measured from.
+
+neurotrails evaluate runs/first
+"""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import multiclass_calibration_error
 
+from runtime.files import atomic_write
 from runtime.manifest import Metrics
-from runtime.vote import Vote, disagreement, pool, temper
 from training.batches import Batches
+from training.calibration import calibrate
+from training.checkpoint import Checkpoint
+from training.errors import ConfigError
+from training.metrics import measure
 from training.models.multihead import MultiHeadNetwork
+from training.preparation import EVALUATION_BATCH, held_out_parts
 
-ECE_BINS = 15
+
+def evaluate(checkpoint: str, *, part: str = "test") -> None:
+    """Measure a checkpoint: each head, the vote, calibration before and after temperature scaling.
+
+    Args:
+        checkpoint: A run folder (its best checkpoint is taken) or a checkpoint folder.
+        part: test, report, calibrate or select.
+    """
+    opened = Checkpoint.open(checkpoint)
+    metrics = measure_part(opened, part)
+    print(metrics.model_dump_json(indent=2))
+    atomic_write(opened.folder / f"evaluation-{part}.json", metrics.model_dump_json(indent=1).encode())
+
+
+def measure_part(checkpoint: Checkpoint, part: str) -> Metrics:
+    """Metrics on one part, with the temperature fitted on the calibrate part."""
+    parts, preprocessor = held_out_parts(checkpoint)
+    if part not in parts:
+        raise ConfigError(f"There is no part {part!r} of this data; choose one of {', '.join(parts)}.")
+    network, _ = checkpoint.network()
+    logits = {
+        name: collect_logits(network, Batches(parts[name], preprocessor, EVALUATION_BATCH))
+        for name in {"calibrate", part}
+    }
+    calibration = calibrate(logits["calibrate"], parts["calibrate"].targets, split="calibrate")
+    return measure(logits[part], parts[part].targets, split=part, temperature=calibration.temperatures[-1])
 
 
 @torch.inference_mode()
@@ -21,50 +53,3 @@ def collect_logits(network: MultiHeadNetwork, batches: Batches) -> NDArray[np.fl
     logits = [network(*batch.inputs).numpy() for batch in batches.in_order()]
     network.train(was_training)
     return np.concatenate(logits, axis=1)
-
-
-def measure(
-    logits: NDArray[np.float32],
-    targets: NDArray[np.int64],
-    *,
-    split: str,
-    temperature: float = 1.0,
-    vote: Vote = "probabilities",
-) -> Metrics:
-    """Metrics of the soft vote of all heads, logits [H, N, K] against targets [N], at `temperature`."""
-    raw = pool(logits, vote)
-    voted = temper(raw, temperature)
-    heads = logits.argmax(axis=-1)  # [H, N]
-    spread = disagreement(heads)
-    return Metrics(
-        split=split,
-        rows=len(targets),
-        accuracy=float((voted.argmax(axis=-1) == targets).mean()),
-        nll=negative_log_likelihood(voted, targets),
-        brier=brier(voted, targets),
-        ece=calibration_error(voted, targets),
-        uncalibrated_nll=negative_log_likelihood(raw, targets),
-        uncalibrated_ece=calibration_error(raw, targets),
-        head_accuracy=tuple(float((head == targets).mean()) for head in heads),
-        disagreement=None if spread is None else float(spread.mean()),
-    )
-
-
-def negative_log_likelihood(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Mean negative log likelihood in nats."""
-    chosen = probabilities[np.arange(len(targets)), targets]
-    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).mean())
-
-
-def brier(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Brier score: squared error against the one-hot target, summed over classes, mean over rows (0 to 2)."""
-    one_hot = np.eye(probabilities.shape[1])[targets]
-    return float(((probabilities - one_hot) ** 2).sum(axis=1).mean())
-
-
-def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Expected calibration error with 15 bins (torchmetrics)."""
-    value = multiclass_calibration_error(
-        torch.from_numpy(probabilities), torch.from_numpy(targets), probabilities.shape[1], n_bins=ECE_BINS
-    )
-    return float(value)

@@ -26,7 +26,8 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.errors import CheckpointError, TrainingError
-from training.evaluate import collect_logits, measure
+from training.evaluate import collect_logits
+from training.metrics import measure
 from training.models.multihead import MultiHeadNetwork
 from training.optimization import build_optimizer, learning_rate
 from training.sparsity.masks import Masks

@@ -7,7 +7,7 @@ import torch
 
 from training.batches import Batches, augmented
 from training.config import AugmentConfig, load_config
-from training.train import prepare
+from training.preparation import prepare
 
 
 def test_an_epoch_has_every_example_once_and_can_start_anywhere(image_recipe: Path) -> None:

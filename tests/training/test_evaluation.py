@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from runtime.vote import pool, temper
 from training.calibration import calibrate, early_exit_curve, fit_temperature
-from training.evaluate import brier, calibration_error, measure, negative_log_likelihood
+from training.metrics import brier, calibration_error, measure, negative_log_likelihood
 from training.optimization import build_optimizer, learning_rate
 
 
