@@ -9,13 +9,12 @@ import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from export.errors import ExportRefused
 from export.graphs import Weight, fold_norms, make_sparse, own_weights, trace, transpose_weights
 from runtime.graph import check_graph, stored_weights
 from runtime.manifest import LayerSparsity, Stage, TensorSpec
+from training.macs import module_macs
 from training.models.multihead import MultiHeadNetwork
 from training.sparsity.masks import maskable_weights
 
@@ -103,14 +102,15 @@ def _export(
     check_graph(model, file)
     layers = tuple(_audit(model, file, weights))
     read = {tensor.name for tensor in model.graph.input}
-    dense, effective, products = _count_macs(module, inputs, masks, prefix)
+    kept = {name: int(mask.sum()) for name, mask in masks.items() if mask is not None}
+    macs = module_macs(module, inputs, kept, prefix=f"{prefix}.")
     stage = Stage(
         file=file,
         inputs=tuple(spec.name for spec in specs if spec.name in read),
         outputs=(output,),
-        dense_macs=dense,
-        effective_macs=effective,
-        activation_macs=products,
+        dense_macs=macs.dense,
+        effective_macs=macs.effective,
+        activation_macs=macs.activation,
     )
     return ExportedStage(stage, layers, model)
 
@@ -143,30 +143,3 @@ def _audit(model: onnx.ModelProto, file: str, weights: Sequence[Weight]) -> list
             )
         )  # fmt: skip
     return layers
-
-
-def _count_macs(
-    module: nn.Module, inputs: Sequence[Tensor], masks: dict[str, Tensor | None], prefix: str
-) -> tuple[int, int, int]:
-    """MACs of one row: dense, with a kept weight, and of products of two activations."""
-    row = [tensor[:1] for tensor in inputs]
-    dense = effective = 0
-    handles = []
-
-    def count(name: str, layer: nn.Conv2d | nn.Linear, out: Tensor) -> None:
-        nonlocal dense, effective
-        channels = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
-        positions = out.numel() // channels
-        mask = masks.get(f"{prefix}.{name}.weight")
-        dense += positions * layer.weight.numel()
-        effective += positions * (layer.weight.numel() if mask is None else int(mask.sum()))
-
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            handles.append(layer.register_forward_hook(lambda layer, _, out, name=name: count(name, layer, out)))
-    # Fused attention is not counted, its mathematical definition is.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        module(*row)
-    for handle in handles:
-        handle.remove()
-    return dense, effective, counter.get_total_flops() // 2 - dense
