@@ -18,7 +18,7 @@ from runtime.manifest import (
     Provenance,
     TextPreprocessing,
 )
-from training.config import EnsembleConfig, NetworkConfig, ResNet50Config, TextEncoderConfig, WideResNetConfig
+from training.config import EnsembleConfig, NetworkConfig, ResNetConfig, TextEncoderConfig, WideResNetConfig
 
 SEED = 0
 SETTLE_ROWS = 8
@@ -76,7 +76,7 @@ class LiveRecipe:
 
 LIVE = {
     "resnet50": LiveRecipe(
-        ResNet50Config(kind="resnet50"), EnsembleConfig(heads=3, blocks_in_head=10), density=0.1, classes=1000, side=224
+        ResNetConfig(kind="resnet"), EnsembleConfig(heads=3, blocks_in_head=10), density=0.1, classes=1000, side=224
     ),
     "wrn-28-10": LiveRecipe(
         WideResNetConfig(kind="wide_resnet"), EnsembleConfig(heads=3, blocks_in_head=8), density=0.1, classes=100,

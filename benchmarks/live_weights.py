@@ -1,7 +1,7 @@
 """Live random weights: networks that compute like trained ones, for measuring speed where no training was run.
 
     network, masks = live_network(
-        ResNet50Config(kind="resnet50"), EnsembleConfig(heads=3, blocks_in_head=10),
+        ResNetConfig(kind="resnet"), EnsembleConfig(heads=3, blocks_in_head=10),
         density=0.1, classes=1000, inputs=random_images(16, (3, 224, 224), seed=1), seed=0,
     )
 

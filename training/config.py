@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from runtime.manifest import Identifier
 from training.data.config import DataConfig
@@ -33,27 +33,57 @@ class WideResNetConfig(Section):
     width: Positive = 10
 
 
-class ResNet50Config(Section):
-    """ResNet-50 with the ImageNet stem."""
+class ResNetConfig(Section):
+    """ResNet-18, -34 or -50 for images."""
 
-    kind: Literal["resnet50"]
+    kind: Literal["resnet"]
+    depth: Literal[18, 34, 50] = 50
+    stem: Literal["cifar", "imagenet"] = "imagenet"
+    """`cifar`: 3x3 at full resolution; `imagenet`: 7x7 of stride 2 and max pooling, a quarter of the resolution."""
+    zero_init_residual: bool = False
+    """Start every block as the identity: the scale of its last norm is 0."""
 
 
-class TextEncoderConfig(Section):
+class TokenConfig(Section):
+    """How texts become tokens."""
+
+    vocabulary: Positive = 8192
+    """Entries of the tokenizer, which is trained on the texts that the network is fitted on."""
+    lengths: tuple[Positive, ...] = (64, 256)
+    """Texts are padded to the nearest of these lengths in tokens and cut at the last."""
+
+
+class TextEncoderConfig(TokenConfig):
     """A transformer text encoder."""
 
     kind: Literal["text_encoder"]
-    vocabulary: Positive = 8192
-    """Entries of the tokenizer, which is trained on the texts that the network is fitted on."""
     width: Positive = 128
     blocks: Positive = 4
     attention_heads: Positive = 4
-    lengths: tuple[Positive, ...] = (64, 256)
-    """Texts are padded to the nearest of these lengths in tokens and cut at the last."""
     dropout: Rate = 0.1
 
 
-NetworkConfig = Annotated[WideResNetConfig | ResNet50Config | TextEncoderConfig, Field(discriminator="kind")]
+class CustomConfig(Section):
+    """A network of the user's own, registered under `name` by a file that `--networks` names (docs/training.md)."""
+
+    kind: Literal["custom"]
+    name: Identifier
+    text: TokenConfig | None = None
+    """For a network that reads texts; none for one that reads images."""
+    arguments: dict[str, JsonValue] = {}
+    """Passed to its builder by name."""
+
+
+NetworkConfig = Annotated[
+    WideResNetConfig | ResNetConfig | TextEncoderConfig | CustomConfig, Field(discriminator="kind")
+]
+
+
+def tokens_of(network: NetworkConfig) -> TokenConfig | None:
+    """How the texts that a network reads become tokens; None for a network that reads images."""
+    if isinstance(network, CustomConfig):
+        return network.text
+    return network if isinstance(network, TextEncoderConfig) else None
 
 
 class EnsembleConfig(Section):
@@ -130,7 +160,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        text_network = self.network.kind == "text_encoder"
+        text_network = tokens_of(self.network) is not None
         text_data = self.data.source in ("newsgroups", "text-table")
         if text_network != text_data:
             raise ValueError(f"network.kind={self.network.kind} does not go with data.source={self.data.source}")

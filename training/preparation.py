@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from runtime.manifest import ImagePreprocessing, TextPreprocessing
 from runtime.preprocess import ImagePreprocessor, Preprocessor, TextPreprocessor
 from training.checkpoint import Checkpoint, RunDescription
-from training.config import TextEncoderConfig, TrainConfig
+from training.config import TrainConfig, tokens_of
 from training.data import Dataset, Examples, Split, load_dataset, split
 from training.data.tokenizer import train_tokenizer
 from training.errors import CheckpointError, ConfigError
@@ -63,10 +63,11 @@ def prepare(config: TrainConfig, command: str) -> Prepared:
     preprocessing: ImagePreprocessing | TextPreprocessing
     preprocessor: Preprocessor
     tokenizer = None
-    if isinstance(config.network, TextEncoderConfig):
-        trained = train_tokenizer((str(text) for text in parts.fit.inputs), config.network.vocabulary)
+    tokens = tokens_of(config.network)
+    if tokens is not None:
+        trained = train_tokenizer((str(text) for text in parts.fit.inputs), tokens.vocabulary)
         tokenizer = trained.to_str()
-        preprocessing = TextPreprocessing(pad_id=0, lengths=config.network.lengths)
+        preprocessing = TextPreprocessing(pad_id=0, lengths=tokens.lengths)
         preprocessor = TextPreprocessor(preprocessing, trained)
     else:
         preprocessing = _image_preprocessing(dataset, parts.fit)

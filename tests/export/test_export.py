@@ -21,7 +21,7 @@ from runtime.graph import dense_of, load_graph, sparse_constants, stored_weights
 from runtime.manifest import TensorSpec
 from training.checkpoint import Checkpoint, best_of_run
 from training.models.multihead import MultiHeadNetwork
-from training.models.resnet import resnet50_parts
+from training.models.resnet import resnet_parts
 from training.models.wide_resnet import wide_resnet_parts
 from training.sparsity.masks import Masks
 
@@ -169,7 +169,9 @@ def test_any_split_gives_pytorchs_logits(kind: str, blocks_in_head: int) -> None
     """Classifier-only heads, no trunk, and bottlenecks whose norms all fold; with live batch statistics."""
     torch.manual_seed(0)
     network = MultiHeadNetwork(
-        (lambda: wide_resnet_parts(10, 1, classes=4)) if kind == "wrn" else (lambda: resnet50_parts(classes=4)),
+        (lambda: wide_resnet_parts(10, 1, classes=4))
+        if kind == "wrn"
+        else (lambda: resnet_parts(50, stem="imagenet", classes=4)),
         heads=2,
         blocks_in_head=blocks_in_head,
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from training.macs import Macs, example_macs, module_macs, one_example, stage_macs, step_macs, weight_uses
 from training.models.multihead import MultiHeadNetwork, Parts
-from training.models.resnet import resnet50_parts
+from training.models.resnet import resnet_parts
 from training.models.text_encoder import text_encoder_parts
 from training.models.wide_resnet import wide_resnet_parts
 from training.sparsity.distribution import erk_counts
@@ -25,7 +25,8 @@ def reference_network(kind: str, heads: int) -> tuple[MultiHeadNetwork, tuple[to
         if kind == "wrn":
             network = MultiHeadNetwork(lambda: wide_resnet_parts(28, 10, classes=100), heads=heads, blocks_in_head=8)
             return network, (torch.empty(1, 3, 32, 32),)
-        network = MultiHeadNetwork(lambda: resnet50_parts(classes=1000), heads=heads, blocks_in_head=10)
+        build = partial(resnet_parts, 50, stem="imagenet", classes=1000)
+        network = MultiHeadNetwork(build, heads=heads, blocks_in_head=10)
         return network, (torch.empty(1, 3, 224, 224),)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.errors import ConfigError
 from training.models.multihead import MultiHeadNetwork, Parts
 from training.models.text_encoder import EncoderBlock, text_encoder_parts
 from training.models.wide_resnet import wide_resnet_parts
@@ -41,12 +42,12 @@ def test_a_member_without_trunk_is_the_plain_network() -> None:
 
 
 def test_too_many_private_blocks_are_refused() -> None:
-    with pytest.raises(ValueError, match="from 0 to 3 for this network, not 4"):
+    with pytest.raises(ConfigError, match="from 0 to 3 or all for this network, not 4"):
         MultiHeadNetwork(lambda: wide_resnet_parts(10, 1, classes=5), heads=3, blocks_in_head=4)
 
 
 def test_depth_of_a_wide_resnet_is_checked() -> None:
-    with pytest.raises(ValueError, match="6n \\+ 4"):
+    with pytest.raises(ConfigError, match="6n \\+ 4"):
         wide_resnet_parts(12, 1, classes=5)
 
 

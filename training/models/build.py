@@ -4,9 +4,17 @@ from functools import partial
 
 import torch
 
-from training.config import EnsembleConfig, NetworkConfig, ResNet50Config, TextEncoderConfig, WideResNetConfig
+from training.config import (
+    CustomConfig,
+    EnsembleConfig,
+    NetworkConfig,
+    ResNetConfig,
+    TextEncoderConfig,
+    WideResNetConfig,
+)
 from training.models.multihead import MultiHeadNetwork, Parts
-from training.models.resnet import resnet50_parts
+from training.models.registry import Modality, custom_parts
+from training.models.resnet import resnet_parts
 from training.models.text_encoder import text_encoder_parts
 from training.models.wide_resnet import wide_resnet_parts
 
@@ -14,12 +22,23 @@ from training.models.wide_resnet import wide_resnet_parts
 def build_network(
     network: NetworkConfig, ensemble: EnsembleConfig, *, classes: int, channels: int = 3, seed: int
 ) -> MultiHeadNetwork:
-    """Build a multi-head network with fresh weights drawn from `seed`; `channels` are those of input images."""
+    """Build a multi-head network with fresh weights drawn from `seed`; `channels` are those of input images.
+
+    The same seed gives the same bytes, and PyTorch's global generator is left as it was. Raises ConfigError for a
+    custom network that is not registered or does not fit the recipe, and for a split that the network does not have.
+    """
     match network:
         case WideResNetConfig():
             build = partial(wide_resnet_parts, network.depth, network.width, classes=classes, channels=channels)
-        case ResNet50Config():
-            build = partial[Parts](resnet50_parts, classes=classes, channels=channels)
+        case ResNetConfig():
+            build = partial[Parts](
+                resnet_parts,
+                network.depth,
+                stem=network.stem,
+                classes=classes,
+                channels=channels,
+                zero_init_residual=network.zero_init_residual,
+            )
         case TextEncoderConfig():
             build = partial[Parts](
                 text_encoder_parts,
@@ -31,6 +50,14 @@ def build_network(
                 classes=classes,
                 dropout=network.dropout,
             )
+        case CustomConfig():
+            modality: Modality
+            if network.text is None:
+                modality, given = "image", {"classes": classes, "channels": channels}
+            else:
+                modality, given = "text", {"classes": classes, "vocabulary": network.text.vocabulary}
+                given["max_tokens"] = network.text.lengths[-1]
+            build = partial(custom_parts, network.name, modality, given, network.arguments)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MultiHeadNetwork(build, heads=ensemble.heads, blocks_in_head=ensemble.blocks_in_head)

@@ -7,11 +7,14 @@ Any network can be split that can be written as stem -> blocks -> classifier. Th
 B batch, C channels, H heads, K classes, T tokens, D model width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from training.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,10 @@ class Parts:
     """A network in three parts. Tensors named in `context` reach every block and the classifier unchanged.
 
     stem(*inputs) -> hidden; block(hidden, *context) -> hidden; classifier(hidden, *context) -> logits [B, K]
+
+    A norm belongs to the part that reads through it: what ends the network (final norm, pooling, linear) is the
+    classifier, and a block that normalizes its input owns that norm. So each head has norms of its own. Raises
+    ConfigError when a context is not an input.
     """
 
     stem: nn.Module
@@ -26,6 +33,16 @@ class Parts:
     classifier: nn.Module
     inputs: tuple[str, ...] = ("image",)
     context: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.context:
+            if name not in self.inputs:
+                raise ConfigError(f"Parts: the context {name!r} is not one of the inputs {', '.join(self.inputs)}.")
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters, of the whole member."""
+        for module in (self.stem, *self.blocks, self.classifier):
+            yield from module.parameters()
 
 
 class Trunk(nn.Module):
@@ -72,22 +89,27 @@ class MultiHeadNetwork(nn.Module):
     """Trunk and M heads; `blocks_in_head` goes from 0 (heads are classifiers) to all blocks (no trunk at all).
 
     `build` makes the parts of one member with fresh weights; it is called once for each head, so that heads start
-    different from each other.
+    different from each other. Raises ConfigError for a split that the network does not have, and for weights that
+    belong to two members or to trunk and head.
     """
 
-    def __init__(self, build: Callable[[], Parts], *, heads: int, blocks_in_head: int) -> None:
+    def __init__(self, build: Callable[[], Parts], *, heads: int, blocks_in_head: int | Literal["all"]) -> None:
         super().__init__()
         members = [build() for _ in range(heads)]
         first = members[0]
         total = len(first.blocks)
-        if not 0 <= blocks_in_head <= total:
-            raise ValueError(f"blocks_in_head must be from 0 to {total} for this network, not {blocks_in_head}")
+        private = total if blocks_in_head == "all" else blocks_in_head
+        if not 0 <= private <= total:
+            raise ConfigError(f"blocks_in_head must be from 0 to {total} or all for this network, not {private}.")
+        _require_fresh(members)
         self.input_names = first.inputs
         self.context_names = first.context
-        shared = total - blocks_in_head
+        shared = total - private
         self.trunk = Trunk(first, shared) if shared else None
-        self.heads = nn.ModuleList(Head(parts, blocks_in_head, with_stem=self.trunk is None) for parts in members)
+        self.heads = nn.ModuleList(Head(parts, private, with_stem=self.trunk is None) for parts in members)
         self._context = [first.inputs.index(name) for name in first.context]
+        if self.trunk is not None:
+            _require_untied(self.trunk, self.heads[0])
 
     def head_inputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What each head reads: (hidden, *context), or the model inputs when there is no trunk."""
@@ -99,3 +121,23 @@ class MultiHeadNetwork(nn.Module):
         """Logits of all heads, [H, B, K]."""
         shared = self.head_inputs(*inputs)
         return torch.stack([head(*shared) for head in self.heads])
+
+
+def _require_fresh(members: Sequence[Parts]) -> None:
+    """Raise ConfigError when two members share a parameter: their heads would be one head."""
+    owners: dict[nn.Parameter, int] = {}
+    for member, parts in enumerate(members):
+        for parameter in parts.parameters():
+            if owners.setdefault(parameter, member) != member:
+                raise ConfigError("The builder returned the same weights twice; it must make new modules on each call.")
+
+
+def _require_untied(trunk: nn.Module, head: nn.Module) -> None:
+    """Raise ConfigError when a weight lies on both sides of the split: only one of the heads could follow it."""
+    shared = {parameter: name for name, parameter in trunk.named_parameters()}
+    for name, parameter in head.named_parameters():
+        if parameter in shared:
+            raise ConfigError(
+                f"trunk.{shared[parameter]} and heads.0.{name} are one tied weight; it cannot belong to the trunk and "
+                "to each head. Untie it, or use blocks_in_head=all."
+            )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.errors import ConfigError
 from training.models.multihead import Parts
 
 MASKED = -1e9
@@ -51,7 +52,7 @@ class EncoderBlock(nn.Module):
     def __init__(self, width: int, attention_heads: int, dropout: float) -> None:
         super().__init__()
         if width % attention_heads:
-            raise ValueError(f"width {width} is not a multiple of attention_heads {attention_heads}")
+            raise ConfigError(f"The width {width} is not a multiple of attention_heads {attention_heads}.")
         self.attention_heads = attention_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)

@@ -3,16 +3,17 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.errors import ConfigError
 from training.models.multihead import Parts
 
 
 def wide_resnet_parts(depth: int, width: int, *, classes: int, channels: int = 3) -> Parts:
     """WRN-`depth`-`width` with (depth - 4) / 2 blocks in three groups, at full, half and quarter resolution.
 
-    `channels` is the number of input channels. Raises ValueError unless depth is 6n + 4.
+    `channels` is the number of input channels. Raises ConfigError unless depth is 6n + 4.
     """
     if depth < 10 or (depth - 4) % 6:
-        raise ValueError(f"depth of a WideResNet must be 6n + 4 (10, 16, 22, 28, ...), not {depth}")
+        raise ConfigError(f"The depth of a WideResNet must be 6n + 4 (10, 16, 22, 28, ...), not {depth}.")
     per_group = (depth - 4) // 6
     blocks: list[nn.Module] = []
     before = 16
