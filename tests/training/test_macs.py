@@ -1,6 +1,7 @@
 """Multiply-adds: the published counts, a count by loops, and the cost of training steps by hand."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
