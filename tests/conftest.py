@@ -42,9 +42,9 @@ threads: 1
 """
 
 
-def train_in_a_process(recipe: Path, run: Path) -> Path:
+def train_in_a_process(recipe: Path, run: Path, *more: str) -> Path:
     """Train as a user does. In this process an engine may have changed how the CPU rounds tiny numbers."""
-    subprocess.run([sys.executable, "-m", "neurotrails", "train", str(recipe), "--run", str(run)], check=True)
+    subprocess.run([sys.executable, "-m", "neurotrails", "train", str(recipe), "--run", str(run), *more], check=True)
     return run
 
 

@@ -23,6 +23,18 @@ class Batch:
     inputs: tuple[Tensor, ...]
     targets: Tensor
 
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.targets)
+
+    def shard(self, index: int, count: int) -> "Batch":
+        """Return the rows index::count."""
+        return Batch(tuple(tensor[index::count] for tensor in self.inputs), self.targets[index::count])
+
+    def on(self, device: torch.device) -> "Batch":
+        """Return the batch on a device, ready for the network."""
+        return Batch(tuple(tensor.to(device) for tensor in self.inputs), self.targets.to(device))
+
 
 class Batches:
     """The examples of one part, prepared by the preprocessor that serving uses too."""

@@ -28,6 +28,7 @@ from runtime.files import atomic_folder
 from runtime.manifest import ImagePreprocessing, TextPreprocessing
 from training.config import TrainConfig
 from training.errors import CheckpointError
+from training.methods import topology
 from training.models.build import build_network
 from training.models.multihead import MultiHeadNetwork
 
@@ -53,7 +54,7 @@ class RunDescription(BaseModel):
         channels = len(self.preprocessing.mean) if isinstance(self.preprocessing, ImagePreprocessing) else 0
         config = self.config
         return build_network(
-            config.network, config.ensemble, classes=len(self.labels), channels=channels, seed=config.seed
+            config.network, topology(config), classes=len(self.labels), channels=channels, seed=config.seed
         )
 
 
@@ -67,6 +68,11 @@ class Progress(BaseModel):
     batch: int = 0
     """Batches of the current epoch that are done."""
     threads: int
+    processes: int = 1
+    device: str = "cpu"
+    """Kind of device: results are the same, byte for byte, for one number of threads and processes and one kind."""
+    training_macs: int = 0
+    """Multiply-adds that training has needed, with a runtime that skips zeros."""
     best_step: int | None = None
     best_accuracy: float = -1.0
     finished: bool = False
@@ -183,6 +189,11 @@ def write_checkpoint(
 def checkpoint_folder(run: Path, step: int) -> Path:
     """Folder of the checkpoint of a step."""
     return run / "checkpoints" / f"step-{step:08d}"
+
+
+def snapshot_folder(run: Path, index: int) -> Path:
+    """Folder of the snapshot of a cycle, from 0."""
+    return run / "snapshots" / f"cycle-{index:02d}"
 
 
 def all_checkpoints(run: Path) -> list[Path]:

@@ -87,27 +87,60 @@ def tokens_of(network: NetworkConfig) -> TokenConfig | None:
 
 
 class EnsembleConfig(Section):
-    """How the network is split."""
+    """How the network is split, or how many members an ensemble of separate networks has."""
 
     heads: Positive = 3
-    blocks_in_head: Annotated[int, Field(ge=0)]
-    """Private blocks of each head; the other blocks and the stem are shared."""
+    """Heads of one network; members of full_ensemble, dst_ensemble and edst_ensemble. Not used by `dense`."""
+    blocks_in_head: Annotated[int, Field(ge=0)] | Literal["all"]
+    """Private blocks of each head; the other blocks and the stem are shared. `all`: nothing is shared."""
 
 
 class SparsityConfig(Section):
     """Dynamic sparse training; density 1 trains a dense network."""
 
     density: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Fraction of all covered weights that is kept, over trunk and heads together (ERK)."""
+    """Fraction of all covered weights that is kept, over trunk and heads together."""
+    initial_density: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Density at the start, if it is to fall to `density` while training (dense-to-sparse)."""
+    decay_until: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Fraction of training over which `initial_density` falls to `density`."""
+    distribution: Literal["erk", "uniform"] = "erk"
+    """How layers share the density: by Erdos-Renyi-Kernel, or alike."""
+    scope: Literal["network", "stage"] = "network"
+    """Whether trunk and heads share one budget, or the trunk and each head have the same density."""
+    layers: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
+    """Densities of single layers by glob pattern of weight name, first match; 1 keeps a layer dense."""
+    granularity: Literal["weight", "1x4"] = "weight"
+    """What is kept or dropped as one: a weight, or a block of four neighbouring input channels."""
     embeddings: bool = False
     """Whether the sparsity budget covers token embeddings."""
-    regrow: Literal["gradient", "random"] = "gradient"
+    prune: Literal["magnitude", "soft_magnitude"] = "magnitude"
+    """`soft_magnitude` keeps a sample of the active weights with p proportional to |w|^temperature."""
+    temperature: Annotated[float, Field(gt=0)] = 3.0
+    """Of soft_magnitude."""
+    regrow: Literal["gradient", "random", "momentum"] = "gradient"
+    gradient_average: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Share of the past in the running average of the dense gradient (momentum regrowth)."""
+    prune_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the prune rate goes from `prune_rate` to `prune_rate_end`."""
     prune_rate: Rate = 0.5
     prune_rate_end: Rate = 0.005
     update_every: Positive = 100
     """Steps between two mask updates."""
     stop_at: Rate = 1.0
     """Fraction of training after which masks stay fixed."""
+
+    @model_validator(mode="after")
+    def _density_settles(self) -> Self:
+        if self.initial_density is not None:
+            if self.initial_density < self.density:
+                raise ValueError(f"initial_density {self.initial_density} is below density {self.density}")
+            if self.decay_until > self.stop_at:
+                raise ValueError(
+                    f"decay_until {self.decay_until} lies behind stop_at {self.stop_at}: the density would not be "
+                    "reached"
+                )
+        return self
 
 
 class OptimizerConfig(Section):
@@ -137,11 +170,31 @@ class AugmentConfig(Section):
     """Mirror half of the images."""
 
 
+Method = Literal[
+    "neurotrails",
+    "dense",
+    "full_ensemble",
+    "treenet",
+    "static_sparse",
+    "dst_ensemble",
+    "edst_ensemble",
+    "gradual_pruning",
+]
+
+
 class TrainConfig(Section):
     """One run."""
 
     name: Identifier
+    method: Method = "neurotrails"
+    """What is trained; see training/methods.py."""
     seed: int = 0
+    split_seed: int | None = None
+    """Of the division of the data into parts; `seed` if not given. The members of an ensemble share one."""
+    cycles: Positive = 1
+    """The learning rate and the prune rate start again this often; a snapshot is kept at the end of each cycle."""
+    pruning_recipe: Path | None = None
+    """gradual_pruning: the SparseML recipe."""
     data: DataConfig
     network: NetworkConfig
     ensemble: EnsembleConfig
@@ -150,9 +203,19 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     epochs: Positive
     batch_size: Positive = 128
+    """Examples of one optimizer step, over all processes."""
+    accumulate: Positive = 1
+    """Pieces into which each process divides its share of a batch, so that it needs less memory."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the whole gradient."""
+    accelerator: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["fp32", "bf16-mixed", "fp64"] = "fp32"
+    """Of the arithmetic; weights are float32, and float64 for fp64."""
+    compile: bool = False
+    """Compile the network with torch.compile: faster steps after a slow start."""
+    deterministic: bool = True
+    """Refuse operations whose result depends on timing."""
     threads: Positive = 2
     """CPU threads. Results are reproducible, byte for byte, for one number of threads."""
     checkpoint_every: Positive = 500
@@ -164,6 +227,12 @@ class TrainConfig(Section):
         text_data = self.data.source in ("newsgroups", "text-table")
         if text_network != text_data:
             raise ValueError(f"network.kind={self.network.kind} does not go with data.source={self.data.source}")
+        if (self.method == "gradual_pruning") != (self.pruning_recipe is not None):
+            raise ValueError(f"method gradual_pruning needs pruning_recipe, others have none; method is {self.method}")
+        if self.cycles > self.epochs:
+            raise ValueError(f"{self.cycles} cycles need as many epochs, not {self.epochs}")
+        if self.method == "edst_ensemble" and self.ensemble.heads > self.epochs:
+            raise ValueError(f"{self.ensemble.heads} snapshots need as many epochs, not {self.epochs}")
         return self
 
     @property

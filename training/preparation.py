@@ -31,11 +31,17 @@ def held_out_parts(checkpoint: Checkpoint) -> tuple[dict[str, Examples], Preproc
             f"The data has changed since {checkpoint.folder} was trained: sha256 {dataset.sha256[:12]} is not "
             f"{description.data_sha256[:12]}. Bring back the data, or train again."
         )
-    parts = split(dataset, held_out=description.config.data.held_out, seed=description.config.seed)
+    parts = divide(dataset, description.config)
     named = {"select": parts.select, "calibrate": parts.calibrate, "report": parts.report}
     if parts.test is not None:
         named["test"] = parts.test
     return named, open_preprocessor(description, checkpoint.tokenizer)
+
+
+def divide(dataset: Dataset, config: TrainConfig) -> Split:
+    """Divide a data set as a run does; the same for all members of an ensemble."""
+    seed = config.seed if config.split_seed is None else config.split_seed
+    return split(dataset, held_out=config.data.held_out, seed=seed)
 
 
 def open_preprocessor(description: RunDescription, tokenizer: Path) -> Preprocessor:
@@ -59,7 +65,7 @@ class Prepared:
 def prepare(config: TrainConfig, command: str) -> Prepared:
     """Load and split the data, and fit what preprocessing learns from it (pixel statistics or tokenizer)."""
     dataset = load_dataset(config.data)
-    parts = split(dataset, held_out=config.data.held_out, seed=config.seed)
+    parts = divide(dataset, config)
     preprocessing: ImagePreprocessing | TextPreprocessing
     preprocessor: Preprocessor
     tokenizer = None

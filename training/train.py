@@ -1,43 +1,61 @@
 """The verb `train`.
 
 neurotrails train recipes/fashion-mnist.yaml epochs=1 --run runs/first
+neurotrails train recipes/fashion-mnist.yaml method=full_ensemble --run runs/ensemble
 """
 
+import os
 import shlex
 import sys
 from pathlib import Path
 
 from training.batches import Batches
-from training.checkpoint import all_checkpoints
+from training.checkpoint import RunDescription, all_checkpoints
 from training.config import load_config
+from training.ensemble import assemble, member_folder
 from training.errors import CheckpointError
 from training.loop import Trainer
+from training.methods import member_configs
 from training.preparation import EVALUATION_BATCH, prepare
 
 
-def train(recipe: str, *overrides: str, run: str, resume: bool = False, other_threads: bool = False) -> None:
-    """Train a sparse multi-head network.
+def train(recipe: str, *overrides: str, run: str, resume: bool = False, elsewhere: bool = False) -> None:
+    """Train a sparse multi-head network, or what it is compared with.
 
     Args:
         recipe: YAML recipe, such as recipes/fashion-mnist.yaml.
-        overrides: Changes to the recipe, such as epochs=1 or sparsity.density=0.1.
+        overrides: Changes to the recipe, such as epochs=1, sparsity.density=0.1 or method=full_ensemble.
         run: Folder of the run; checkpoints and metrics.jsonl are written there.
         resume: Go on from the newest checkpoint in the run folder.
-        other_threads: Resume although the number of threads differs; the result then differs in its last bits.
+        elsewhere: Resume with other threads, processes or devices; the result then differs in its last bits.
     """
     config = load_config(recipe, overrides)
     folder = Path(run)
-    checkpoints = all_checkpoints(folder)
-    if checkpoints and not resume:
+    if not resume and (all_checkpoints(folder) or (folder / "members").exists()):
         raise CheckpointError(f"{folder} holds a run already. Pass --resume to go on with it, or name another folder.")
     data = prepare(config, shlex.join(["neurotrails", "train", recipe, *overrides, "--run", run]))
     fit = Batches(data.parts.fit, data.preprocessor, config.batch_size)
     select = Batches(data.parts.select, data.preprocessor, EVALUATION_BATCH)
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(folder, data.description, fit, select, data.tokenizer)
+    members = member_configs(config)
+    for index, member in enumerate(members):
+        own = data.description.model_copy(update={"config": member})
+        train_one(member_folder(folder, index), own, fit, select, data.tokenizer, elsewhere=elsewhere)
+    if not members:
+        train_one(folder, data.description, fit, select, data.tokenizer, elsewhere=elsewhere)
+    elif not all_checkpoints(folder) and os.environ.get("RANK", "0") == "0":  # the first process of torchrun writes
+        assemble(folder, data.description, select, data.tokenizer)
+
+
+def train_one(
+    run: Path, description: RunDescription, fit: Batches, select: Batches, tokenizer: str | None, *, elsewhere: bool
+) -> None:
+    """Train one network to the end, from its newest checkpoint if there is one."""
+    checkpoints = all_checkpoints(run)
+    run.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(run, description, fit, select, tokenizer)
     if checkpoints:
-        trainer.resume(checkpoints[-1], other_threads=other_threads)
-    weights = sum(trainer.masks.kept().values())
-    total = sum(weight.numel() for weight in trainer.masks.weights.values())
-    print(f"{config.name}: {weights:,} of {total:,} weights kept, {trainer.steps:,} steps.", file=sys.stderr)
+        trainer.resume(checkpoints[-1], elsewhere=elsewhere)
+    if trainer.fabric.is_global_zero:
+        kept, sizes = sum(trainer.sparsity.kept().values()), sum(trainer.sparsity.sizes().values())
+        print(f"{description.config.name}: {kept:,} of {sizes:,} weights kept, {trainer.steps} steps.", file=sys.stderr)
     trainer.run()

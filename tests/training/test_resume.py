@@ -29,6 +29,16 @@ def start(recipe: Path, run: Path, *more: str) -> subprocess.Popen[bytes]:
     )
 
 
+def kill_after_first_checkpoint(recipe: Path, run: Path, watch: Path) -> None:
+    """Train and kill at a random moment after `watch`, a run folder, has got a checkpoint."""
+    process = start(recipe, run)
+    while not all_checkpoints(watch) and process.poll() is None:  # imports take most of the time
+        time.sleep(0.01)
+    time.sleep(random.random() * 0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_kill_at_a_random_moment_then_resume_gives_the_same_bytes(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -36,12 +46,7 @@ def test_kill_at_a_random_moment_then_resume_gives_the_same_bytes(
     recipe, whole = request.getfixturevalue(f"{kind}_recipe"), request.getfixturevalue(f"{kind}_run")
     run = tmp_path / whole.name
     (run / "checkpoints" / ".step-00000001.partial-x").mkdir(parents=True)  # as a kill while writing leaves it
-    process = start(recipe, run)
-    while not all_checkpoints(run) and process.poll() is None:  # imports take most of the time
-        time.sleep(0.01)
-    time.sleep(random.random() * 0.5)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill_after_first_checkpoint(recipe, run, run)
     resumed = start(recipe, run, "--resume")
     _, said = resumed.communicate()
     assert resumed.returncode == 0, said.decode()
@@ -74,6 +79,6 @@ def test_resuming_with_other_threads_is_refused_unless_asked_for(
     shutil.copytree(image_run, run)
     state = all_checkpoints(run)[-1] / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"threads": 7}))
-    with pytest.raises(CheckpointError, match="trained with 7 threads"):
+    with pytest.raises(CheckpointError, match="trained with 7 threads, 1 process"):
         train(str(image_recipe), run=str(run), resume=True)
-    train(str(image_recipe), run=str(run), resume=True, other_threads=True)
+    train(str(image_recipe), run=str(run), resume=True, elsewhere=True)

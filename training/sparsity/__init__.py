@@ -1,4 +1,4 @@
-"""Sparsity as three independent things that compose: distribution, update rule, schedule; and the masks they act on.
+"""Sparsity as a small algebra: distribution, granularity, update rule and schedule compose into a plan.
 
 Imports PyTorch and nothing else of this project.
 """
