@@ -33,6 +33,7 @@ from training.checkpoint import (
 from training.devices import explain, launch
 from training.errors import CheckpointError, TrainingError
 from training.evaluate import collect_logits
+from training.macs import StepCost
 from training.metrics import measure
 from training.models.multihead import MultiHeadNetwork
 from training.optimization import build_optimizer, learning_rate
@@ -52,6 +53,7 @@ class Trainer:
         self.config = config = description.config
         self.fabric = launch(config)
         self.network: MultiHeadNetwork = description.network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.step_cost = StepCost(self.network, description.preprocessing)
         self.optimizer = build_optimizer(self.network, config.optimizer)
         forward = torch.compile(self.network) if config.compile else self.network
         self.model, self.stepper = self.fabric.setup(forward, self.optimizer)  # type: ignore[arg-type]
@@ -92,6 +94,8 @@ class Trainer:
         rate = learning_rate(config.optimizer, *self.cycles.place(step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        dense = self.sparsity.needs_dense_gradients(step)
+        self.progress.training_macs += self.step_cost(self.sparsity, rows=len(batch), dense_gradients=dense)
         try:
             loss = self.gradients(batch)
             if not torch.isfinite(loss):
@@ -107,6 +111,7 @@ class Trainer:
                 raise
             raise explained from error
         if update is not None:
+            self.step_cost.forget()
             self.log("update", step=step + 1, **update)
         return float(loss)
 

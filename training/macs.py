@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from runtime.manifest import ImagePreprocessing, TextPreprocessing
 from training.models.multihead import MultiHeadNetwork
+from training.sparsity.sparsifier import Sparsifier
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,29 @@ def step_macs(
     sparse = example_macs(uses, kept)
     weight_gradients = example_macs(uses, sizes) if dense_gradients else sparse
     return rows * (2 * sparse + weight_gradients + 3 * activation)
+
+
+class StepCost:
+    """MACs of the training steps of one network, counted anew only after its masks have changed."""
+
+    def __init__(self, network: MultiHeadNetwork, preprocessing: ImagePreprocessing | TextPreprocessing) -> None:
+        self._uses, multiplied = _forward(network, one_example(preprocessing))
+        sizes = {name: network.get_parameter(name).numel() for name in self._uses}
+        self._activation = multiplied - example_macs(self._uses, sizes)
+        self._of_a_row: dict[bool, int] = {}
+
+    def __call__(self, sparsity: Sparsifier, *, rows: int, dense_gradients: bool) -> int:
+        """MACs of one step on `rows` examples, see `step_macs`."""
+        if dense_gradients not in self._of_a_row:
+            self._of_a_row[dense_gradients] = step_macs(
+                self._uses, sparsity.kept(), sparsity.sizes(), rows=1, dense_gradients=dense_gradients,
+                activation=self._activation,
+            )  # fmt: skip
+        return rows * self._of_a_row[dense_gradients]
+
+    def forget(self) -> None:
+        """Count anew at the next step: masks have changed."""
+        self._of_a_row = {}
 
 
 def module_macs(module: nn.Module, inputs: Sequence[Tensor], kept: Mapping[str, int], *, prefix: str = "") -> Macs:

@@ -13,6 +13,7 @@ from training.checkpoint import Checkpoint, all_checkpoints, read_progress, snap
 from training.config import TrainConfig, load_config
 from training.ensemble import member_folder
 from training.errors import CheckpointError
+from training.macs import one_example, weight_uses
 from training.methods import member_configs, topology
 from training.train import train
 
@@ -132,3 +133,21 @@ def test_a_method_that_cannot_be_is_named(override: str, message: str) -> None:
 
     with pytest.raises(ConfigError, match=message):
         load_config("recipes/fashion-mnist.yaml", ["epochs=2", override])
+
+
+def test_training_macs_are_those_of_a_few_lines(image_recipe: Path, tmp_path: Path) -> None:
+    train(str(image_recipe), *QUICK, run=str(tmp_path / "sparse"))
+    train(str(image_recipe), *QUICK, "method=treenet", run=str(tmp_path / "dense"))
+    description = Checkpoint.open(tmp_path / "sparse").description
+    uses = weight_uses(description.network(), one_example(description.preprocessing))
+    network, masks = Checkpoint.open(tmp_path / "sparse").network()
+    dense = sum(count * network.get_parameter(name).numel() for name, count in uses.items())
+    sparse = sum(
+        count * int(masks[name].sum() if name in masks else network.get_parameter(name).numel())
+        for name, count in uses.items()
+    )
+    rows, steps = [16, 16, 16], [read_progress(all_checkpoints(tmp_path / run)[-1]) for run in ("sparse", "dense")]
+    fit = 120 - 3 * 24
+    assert steps[1].training_macs == 3 * fit * 3 * dense
+    assert sum(rows) == fit  # three full batches an epoch, and a mask update after steps 2, 4, 6, 8
+    assert steps[0].training_macs == 16 * (9 * 2 * sparse + 5 * sparse + 4 * dense)
