@@ -15,6 +15,7 @@ from training.calibration import calibrate, early_exit_curve
 from training.checkpoint import Checkpoint
 from training.evaluate import collect_logits
 from training.metrics import measure
+from training.models.registry import load_networks
 from training.preparation import EVALUATION_BATCH, held_out_parts
 
 PARITY_ROWS = 256
@@ -29,6 +30,7 @@ def export(
     version: str = "1",
     description: str = "",
     vote: Literal["probabilities", "logits"] = "probabilities",
+    networks: tuple[str, ...] = (),
 ) -> None:
     """Export a checkpoint as an artifact.
 
@@ -39,7 +41,9 @@ def export(
         version: Version of the artifact.
         description: One sentence on what the model does.
         vote: What is averaged over the heads.
+        networks: Python files that register networks of your own, for `network: {kind: custom, name: ...}`.
     """
+    load_networks(networks)
     source = Checkpoint.open(checkpoint)
     run = source.description
     network, masks = source.network()

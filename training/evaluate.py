@@ -15,16 +15,19 @@ from training.checkpoint import Checkpoint
 from training.errors import ConfigError
 from training.metrics import measure
 from training.models.multihead import MultiHeadNetwork
+from training.models.registry import load_networks
 from training.preparation import EVALUATION_BATCH, held_out_parts
 
 
-def evaluate(checkpoint: str, *, part: str = "test") -> None:
+def evaluate(checkpoint: str, *, part: str = "test", networks: tuple[str, ...] = ()) -> None:
     """Measure a checkpoint: each head, the vote, calibration before and after temperature scaling.
 
     Args:
         checkpoint: A run folder (its best checkpoint is taken) or a checkpoint folder.
         part: test, report, calibrate or select.
+        networks: Python files that register networks of your own, for `network: {kind: custom, name: ...}`.
     """
+    load_networks(networks)
     opened = Checkpoint.open(checkpoint)
     metrics = measure_part(opened, part)
     print(metrics.model_dump_json(indent=2))

@@ -16,10 +16,18 @@ from training.ensemble import assemble, member_folder
 from training.errors import CheckpointError
 from training.loop import Trainer
 from training.methods import member_configs
+from training.models.registry import load_networks
 from training.preparation import EVALUATION_BATCH, prepare
 
 
-def train(recipe: str, *overrides: str, run: str, resume: bool = False, elsewhere: bool = False) -> None:
+def train(
+    recipe: str,
+    *overrides: str,
+    run: str,
+    resume: bool = False,
+    elsewhere: bool = False,
+    networks: tuple[str, ...] = (),
+) -> None:
     """Train a sparse multi-head network, or what it is compared with.
 
     Args:
@@ -28,12 +36,15 @@ def train(recipe: str, *overrides: str, run: str, resume: bool = False, elsewher
         run: Folder of the run; checkpoints and metrics.jsonl are written there.
         resume: Go on from the newest checkpoint in the run folder.
         elsewhere: Resume with other threads, processes or devices; the result then differs in its last bits.
+        networks: Python files that register networks of your own, for `network: {kind: custom, name: ...}`.
     """
+    load_networks(networks)
     config = load_config(recipe, overrides)
     folder = Path(run)
     if not resume and (all_checkpoints(folder) or (folder / "members").exists()):
         raise CheckpointError(f"{folder} holds a run already. Pass --resume to go on with it, or name another folder.")
-    data = prepare(config, shlex.join(["neurotrails", "train", recipe, *overrides, "--run", run]))
+    files = [word for file in networks for word in ("--networks", file)]
+    data = prepare(config, shlex.join(["neurotrails", "train", recipe, *overrides, "--run", run, *files]))
     fit = Batches(data.parts.fit, data.preprocessor, config.batch_size)
     select = Batches(data.parts.select, data.preprocessor, EVALUATION_BATCH)
     members = member_configs(config)

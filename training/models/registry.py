@@ -121,6 +121,9 @@ def custom_parts(name: str, modality: Modality, given: Mapping[str, int], argume
             f"The network {name!r} reads {entry.modality}s, the recipe says {modality}s: give network.text "
             "(vocabulary and lengths) for a network that reads texts, and only for such a one."
         )
+    for key in given:
+        if key in arguments:
+            raise ConfigError(f"network.arguments: {key} comes from the data and the recipe's other fields; remove it.")
     try:
         bound = inspect.signature(entry.builder).bind(**given, **arguments)
     except TypeError as error:

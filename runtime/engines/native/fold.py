@@ -56,6 +56,7 @@ FOLD: dict[str, Callable[[Attributes, list[Array]], Array]] = {
         inputs[0], np.broadcast_shapes(inputs[0].shape, tuple(inputs[1].tolist()))
     ),
     "Gather": lambda attributes, inputs: np.take(inputs[0], inputs[1], attributes.get("axis", 0)),
+    "GatherElements": lambda attributes, inputs: np.take_along_axis(inputs[0], inputs[1], attributes.get("axis", 0)),
     "Identity": lambda _, inputs: inputs[0],
     "Mod": lambda _, inputs: np.mod(inputs[0], inputs[1]),
     "Mul": lambda _, inputs: inputs[0] * inputs[1],
