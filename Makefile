@@ -14,6 +14,7 @@ SECONDS ?= 30
 
 VENV := .venv
 LATEST := .venv-latest
+SPARSEML := .venv-sparseml
 EXTRAS := train,serve,openvino,bench,dev
 # DeepSparse's extra is empty where DeepSparse does not exist: other systems than Linux, Python 3.12 and later.
 CONSTRAINTS := constraints-deepsparse.txt
@@ -22,7 +23,7 @@ INSTALL_INPUTS := pyproject.toml $(CONSTRAINTS)
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-latest test-large lint format bench load doctor clean
+.PHONY: help serve test test-latest test-large sparseml lint format bench load doctor clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ test-latest: ## run the tests with the newest releases of everything, without De
 
 test-large: $(VENV)/.all ## run the slow proofs that `make test` leaves out
 	$(VENV)/bin/python -m pytest -m large $(ARGS)
+
+sparseml: $(SPARSEML)/.all ## install SparseML into .venv-sparseml and test gradual pruning there
+	NEUROTRAILS_SPARSEML=1 $(SPARSEML)/bin/python -m pytest tests/training/test_gradual_pruning.py $(ARGS)
 
 lint: $(VENV)/.all ## check style and types
 	$(VENV)/bin/python -m ruff check
@@ -61,8 +65,8 @@ load: $(VENV)/.all ## load a running server with users who check every answer: U
 doctor: $(VENV)/.serve ## show cores, engines and what is missing
 	$(VENV)/bin/neurotrails doctor
 
-clean: ## remove both environments, caches and build output; runs/ and models/ stay
-	rm -rf $(VENV) $(LATEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove all environments, caches and build output; runs/ and models/ stay
+	rm -rf $(VENV) $(LATEST) $(SPARSEML) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than everything that an installation depends on, so an installation happens once. Pip only adds: an
@@ -78,3 +82,10 @@ $(VENV)/.all: $(INSTALL_INPUTS)
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS),deepsparse]'
 	@touch $@ $(VENV)/.serve
+
+# NEUROTRAILS_SPARSEML=1 (above) makes the tests that need SparseML fail, not skip, if it is missing.
+$(SPARSEML)/.all: $(INSTALL_INPUTS)
+	@echo "Installing SparseML and what training needs into $(SPARSEML)"
+	@test -x $(SPARSEML)/bin/pip || $(PYTHON) -m venv $(SPARSEML)
+	$(SPARSEML)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train,sparseml,dev]'
+	@touch $@

@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 class Record(BaseModel):
     """Base of all manifest objects: immutable, and an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class TensorSpec(Record):
