@@ -161,13 +161,39 @@ class OptimizerConfig(Section):
     """Fraction of training."""
 
 
+class ResizedCropConfig(Section):
+    """Crops of random area and shape, resampled to the network's input (Szegedy et al., arXiv 1409.4842, section 6)."""
+
+    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
+    """Least and largest area, as a fraction of the image."""
+    ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+    """Least and largest width / height."""
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        for name, (least, largest) in (("scale", self.scale), ("ratio", self.ratio)):
+            if least > largest:
+                raise ValueError(f"{name} goes from {least} down to {largest}; put the smaller number first")
+        return self
+
+
 class AugmentConfig(Section):
     """Random changes to training images."""
 
     crop_padding: Annotated[int, Field(ge=0)] = 0
     """Zero pixels added on each side before a random crop back to size."""
+    resized_crop: ResizedCropConfig | None = None
+    """Random resized crops, in place of crops with padding."""
     flip: bool = False
     """Mirror half of the images."""
+    cutout: Annotated[int, Field(ge=0)] = 0
+    """Side in pixels of one square in each image that is replaced by the mean (DeVries, Taylor: arXiv 1708.04552)."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_crop(self) -> Self:
+        if self.crop_padding and self.resized_crop is not None:
+            raise ValueError(f"resized_crop crops already; remove crop_padding {self.crop_padding}")
+        return self
 
 
 Method = Literal[

@@ -69,10 +69,11 @@ class Trainer:
         """Train to the end, from wherever `progress` stands. Raises TrainingError."""
         progress, config = self.progress, self.config
         quiet = not self.fabric.is_global_zero
+        share = {"rank": self.fabric.global_rank, "world": self.fabric.world_size}
         with tqdm(total=self.steps, initial=progress.step, unit="step", desc=config.name, disable=quiet) as bar:
             while progress.epoch < config.epochs:
                 self.network.train()
-                for batch in self.fit.shuffled(config.seed, progress.epoch, progress.batch, config.augment):
+                for batch in self.fit.shuffled(config.seed, progress.epoch, progress.batch, config.augment, **share):
                     loss = self.step(batch)
                     progress.step += 1
                     progress.batch += 1

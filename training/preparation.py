@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from runtime.manifest import ImagePreprocessing, TextPreprocessing
@@ -12,6 +11,7 @@ from runtime.preprocess import ImagePreprocessor, Preprocessor, TextPreprocessor
 from training.checkpoint import Checkpoint, RunDescription
 from training.config import TrainConfig, tokens_of
 from training.data import Dataset, Examples, Split, load_dataset, split
+from training.data.statistics import pixel_statistics
 from training.data.tokenizer import train_tokenizer
 from training.errors import CheckpointError, ConfigError
 
@@ -91,13 +91,8 @@ def prepare(config: TrainConfig, command: str) -> Prepared:
 
 
 def _image_preprocessing(dataset: Dataset, fit: Examples) -> ImagePreprocessing:
-    """Pixel statistics of the fit part, rounded so that the manifest stays readable."""
-    if dataset.image is None:
+    """Published pixel statistics, or else those of the fit part, rounded so that the manifest stays readable."""
+    if dataset.image is None or isinstance(fit.inputs, tuple):
         raise ConfigError(f"The data set {dataset.name} holds no images.")
-    pixels = np.asarray(fit.inputs)
-    axes = (0, 1, 2)
-    mean = np.atleast_1d(pixels.mean(axis=axes, dtype=np.float64) / 255)
-    std = np.atleast_1d(pixels.std(axis=axes, dtype=np.float64) / 255)
-    return dataset.image.preprocessing(
-        mean=tuple(round(float(value), 4) for value in mean), std=tuple(round(float(value), 4) for value in std)
-    )
+    mean, std = dataset.statistics or pixel_statistics(fit.inputs)
+    return dataset.image.preprocessing(mean=mean, std=std)

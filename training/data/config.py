@@ -51,7 +51,9 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Literal["fashion-mnist", "newsgroups", "image-folder", "text-table"]
+    source: Literal[
+        "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenet", "newsgroups", "image-folder", "text-table"
+    ]
     """A known data set, or the kind of the user's own data."""
     path: Path | None = None
     """image-folder: a folder with one subfolder per class, or with `train/` and `test/` that hold these.
@@ -61,7 +63,7 @@ class DataConfig(BaseModel):
     held_out: Annotated[float, Field(gt=0, lt=1 / 3)] = 0.05
     """Fraction of the training data in each of the three held-out parts: select, calibrate, report."""
     image: ImageConfig | None = None
-    """image-folder only: the mode and size that all images are brought to."""
+    """image-folder and imagenet: the mode and size that all images are brought to. ImageNet's is 224 x 224 of 256."""
 
     @model_validator(mode="after")
     def _fields_fit_the_source(self) -> Self:
@@ -72,6 +74,6 @@ class DataConfig(BaseModel):
             raise ValueError(f"source {self.source} brings its own test data; remove test_path {self.test_path}")
         if self.source == "image-folder" and self.image is None:
             raise ValueError("source image-folder needs `image` with mode, height and width")
-        if self.source != "image-folder" and self.image is not None:
-            raise ValueError(f"`image` goes with source image-folder only, not {self.source}")
+        if self.source not in ("image-folder", "imagenet") and self.image is not None:
+            raise ValueError(f"`image` goes with sources image-folder and imagenet only, not {self.source}")
         return self

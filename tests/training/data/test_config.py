@@ -30,7 +30,7 @@ def test_valid_configurations_survive_a_round_trip(fields: dict[str, Any]) -> No
         ({"source": "image-folder", "image": IMAGE}, "needs `path`"),
         ({"source": "text-table"}, "needs `path`"),
         ({"source": "image-folder", "path": "data"}, "needs `image`"),
-        ({"source": "text-table", "path": "a.csv", "image": IMAGE}, "image-folder only"),
+        ({"source": "text-table", "path": "a.csv", "image": IMAGE}, "image-folder and imagenet only"),
         ({"source": "newsgroups", "test_path": "a"}, "remove test_path a"),
         ({"source": "newsgroups", "held_out": 0.34}, "held_out"),
         ({"source": "newsgroups", "held_out": 0}, "held_out"),
