@@ -76,4 +76,5 @@ def test_a_network_of_ones_own_is_trained_evaluated_exported_and_served(
         engine = load_engine(artifact, name, EngineOptions(cores=1, batch_sizes=(32,)))
         features = engine.trunk(inputs)
         for head in range(len(artifact.manifest.heads)):
-            np.testing.assert_allclose(engine.head(head, features), reference[f"logits.{head}"], rtol=1e-4, atol=1e-4)
+            logits = engine.head(head, features)
+            np.testing.assert_allclose(logits, np.float32(reference[f"logits.{head}"]), rtol=1e-4, atol=1e-4)

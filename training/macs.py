@@ -148,6 +148,7 @@ def stage_macs(network: MultiHeadNetwork, inputs: Sequence[Tensor], kept: Mappin
 def _forward(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, int], int]:
     """Uses of each weight in one example's forward pass, and all multiply-adds of that pass with dense weights."""
     uses: dict[str, int] = {}
+    names: dict[Tensor, str] = {}
 
     def count(name: str, layer: nn.Conv2d | nn.Linear, out: Tensor) -> None:
         channels = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
@@ -156,7 +157,7 @@ def _forward(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, int
     with ExitStack() as stack:
         for name, layer in module.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                weight = f"{name}.weight" if name else "weight"
+                weight = names.setdefault(layer.weight, f"{name}.weight" if name else "weight")  # shared: its first
                 handle = layer.register_forward_hook(lambda layer, _, out, weight=weight: count(weight, layer, out))
                 stack.callback(handle.remove)
         stack.enter_context(_evaluation_mode(module))

@@ -18,6 +18,7 @@ from training.loop import Trainer
 from training.methods import member_configs
 from training.models.registry import load_networks
 from training.preparation import EVALUATION_BATCH, prepare
+from training.sparsity.masks import uncovered_weights
 
 
 def train(
@@ -69,4 +70,7 @@ def train_one(
     if trainer.fabric.is_global_zero:
         kept, sizes = sum(trainer.sparsity.kept().values()), sum(trainer.sparsity.sizes().values())
         print(f"{description.config.name}: {kept:,} of {sizes:,} weights kept, {trainer.steps} steps.", file=sys.stderr)
+        if uncovered := list(uncovered_weights(trainer.network)):
+            more = f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else ""
+            print(f"Dense, of layers that masks do not cover: {', '.join(uncovered[:5])}{more}", file=sys.stderr)
     trainer.run()

@@ -67,7 +67,7 @@ def test_each_head_normalizes_the_raw_residual_sum_by_norms_of_its_own(blocks_in
             nn.init.normal_(norm.bias)
     images = torch.randn(4, 3, 8, 8)
     network.train()(images)
-    tensors = network.eval().state_dict()
+    tensors: dict[str, Tensor] = dict(network.eval().state_dict())
     paths = [f"blocks.{index}" for index in range(3 - blocks_in_head)], [f"blocks.{i}" for i in range(blocks_in_head)]
 
     def active(x: Tensor, norm: str) -> Tensor:

@@ -13,13 +13,27 @@ from training.sparsity.update import UpdateRule, highest
 
 
 def maskable_weights(network: nn.Module, *, embeddings: bool) -> dict[str, nn.Parameter]:
-    """Weights that the sparsity budget covers: all of Conv2d and Linear, of Embedding if asked for; never biases."""
-    return {
-        f"{name}.weight": module.weight
-        for name, module in network.named_modules()
-        if (isinstance(module, nn.Conv2d | nn.Linear) or (embeddings and isinstance(module, nn.Embedding)))
-        and isinstance(module.weight, nn.Parameter)
-    }
+    """Weights that the sparsity budget covers: all of Conv2d and Linear, of Embedding if asked for; never biases.
+
+    A weight that several layers share is covered once, under the first of its names in the order of the modules.
+    """
+    covered: dict[nn.Parameter, str] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) or (embeddings and isinstance(module, nn.Embedding)):
+            weight = f"{name}.weight" if name else "weight"
+            if isinstance(module.weight, nn.Parameter):
+                covered.setdefault(module.weight, weight)
+    return {name: weight for weight, name in covered.items()}
+
+
+def uncovered_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights of two or more axes that no sparsity budget covers, since no Conv2d, Linear or Embedding holds them.
+
+    Such are transposed and one-dimensional convolutions, recurrent layers, the input projection of MultiheadAttention,
+    reparametrized weights, and tensors that a module holds itself. They stay dense.
+    """
+    covered = set(maskable_weights(network, embeddings=True).values())
+    return {name: weight for name, weight in network.named_parameters() if weight.ndim > 1 and weight not in covered}
 
 
 class Masks:
