@@ -4,9 +4,12 @@ neurotrails export runs/fashion-mnist models/fashion-mnist
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Literal
+
+from torch import Tensor, nn
 
 from export.artifact import ArtifactDescription, write_artifact
 from runtime.manifest import Metrics, Provenance, TextPreprocessing
@@ -15,6 +18,7 @@ from training.calibration import calibrate, early_exit_curve
 from training.checkpoint import Checkpoint
 from training.evaluate import collect_logits
 from training.metrics import measure
+from training.models.multihead import MultiHeadNetwork
 from training.models.registry import load_networks
 from training.preparation import EVALUATION_BATCH, held_out_parts
 
@@ -55,12 +59,13 @@ def export(
         targets[part] = parts[part].targets
     calibration = calibrate(logits["calibrate"], targets["calibrate"], vote=vote, split="calibrate")
     exits = early_exit_curve(logits["report"], targets["report"], calibration, vote=vote, split="report")
+    order = list(calibration.voting_order)
     evaluation: list[Metrics] = [
-        measure(logits[part], targets[part], vote=vote, split=part, temperature=calibration.temperatures[-1])
+        measure(logits[part][order], targets[part], vote=vote, split=part, temperature=calibration.temperatures[-1])
         for part in logits
         if part != "calibrate"
     ]
-
+    masks = reorder_heads(network, masks, order)
     genuine = next(Batches(parts["calibrate"], preprocessor, PARITY_ROWS).in_order())
     manifest = write_artifact(
         Path(artifact),
@@ -91,6 +96,17 @@ def export(
         f"{test.split} accuracy {test.accuracy:.4f}",
         file=sys.stderr,
     )
+
+
+def reorder_heads(network: MultiHeadNetwork, masks: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
+    """Put the heads of a network into `order`, its index of each; return the masks by their weights' new names."""
+    network.heads = nn.ModuleList(network.heads[index] for index in order)
+    places = {f"heads.{index}.": f"heads.{place}." for place, index in enumerate(order)}
+    renamed = {}
+    for name, mask in masks.items():
+        prefix = next((prefix for prefix in places if name.startswith(prefix)), "")
+        renamed[places.get(prefix, "") + name.removeprefix(prefix)] = mask
+    return renamed
 
 
 def _provenance(source: Checkpoint) -> Provenance:

@@ -108,6 +108,19 @@ class Calibration(Record):
     temperatures: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
     split: str
     rows: Count
+    order: tuple[Count, ...] = ()
+    """The checkpoint's index of each head, in voting order, which was chosen on this split; empty: as trained."""
+
+    @property
+    def voting_order(self) -> tuple[int, ...]:
+        """The checkpoint's index of each head, in voting order."""
+        return self.order or tuple(range(len(self.temperatures)))
+
+    @model_validator(mode="after")
+    def _order_is_complete(self) -> Self:
+        if sorted(self.voting_order) != list(range(len(self.temperatures))):
+            raise ValueError(f"order {self.order} does not name each of {len(self.temperatures)} heads once")
+        return self
 
 
 class ExitPoint(Record):

@@ -1,14 +1,39 @@
-"""What logits are worth: quality of the vote and of each head (torchmetrics where it has the metric)."""
+"""What probabilities are worth, and the lean summary of a vote that training logs and artifacts carry.
+
+All probabilities are float64 [N, K], all targets int64 [N]. torchmetrics is used where it has the metric.
+"""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from runtime.manifest import Metrics
-from runtime.vote import Vote, disagreement, pool, temper
+from runtime.manifest import Fraction, Metrics, Record
+from runtime.vote import TINY, Vote, disagreement, pool, temper
 
 ECE_BINS = 15
+"""Bins of both calibration errors (Guo et al., arXiv 1706.04599)."""
+
+
+class Quality(Record):
+    """How good probabilities are: accuracy of the top class and the scores of this module."""
+
+    accuracy: Fraction
+    nll: float
+    brier: float
+    ece: float
+    adaptive_ece: float
+
+
+def quality(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> Quality:
+    """Measure probabilities [N, K] against targets [N]."""
+    return Quality(
+        accuracy=float((probabilities.argmax(axis=-1) == targets).mean()),
+        nll=negative_log_likelihood(probabilities, targets),
+        brier=brier(probabilities, targets),
+        ece=calibration_error(probabilities, targets),
+        adaptive_ece=adaptive_calibration_error(probabilities, targets),
+    )
 
 
 def measure(
@@ -41,7 +66,7 @@ def measure(
 def negative_log_likelihood(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
     """Mean negative log likelihood in nats."""
     chosen = probabilities[np.arange(len(targets)), targets]
-    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).mean())
+    return float(-np.log(np.maximum(chosen, TINY)).mean())
 
 
 def brier(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
@@ -51,8 +76,33 @@ def brier(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> flo
 
 
 def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Expected calibration error with 15 bins (torchmetrics)."""
+    """Expected calibration error of the top class: 15 bins of equal width over its confidence (torchmetrics)."""
     value = multiclass_calibration_error(
         torch.from_numpy(probabilities), torch.from_numpy(targets), probabilities.shape[1], n_bins=ECE_BINS
     )
     return float(value)
+
+
+def adaptive_calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """Calibration error of the top class with 15 bins of equal mass: each holds as many rows (Nguyen and O'Connor,
+    arXiv 1508.05154).
+
+    Rows are sorted by confidence; bins differ by at most one row. Rows of equal confidence count as equally often
+    right, so their order does not matter.
+    """
+    confidence, correct = by_confidence(probabilities, targets)
+    bins = zip(np.array_split(confidence, ECE_BINS), np.array_split(correct, ECE_BINS), strict=True)
+    return float(sum(abs(own.sum() - right.sum()) for own, right in bins) / len(targets))
+
+
+def by_confidence(
+    probabilities: NDArray[np.float64], targets: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sort rows by the probability of their top class, most confident first: confidence [N], how often right [N].
+
+    Rows of equal confidence share their mean, which is what a random order among them would give on average.
+    """
+    correct = (probabilities.argmax(axis=-1) == targets).astype(np.float64)
+    distinct, group, sizes = np.unique(probabilities.max(axis=-1), return_inverse=True, return_counts=True)
+    means = np.bincount(group.ravel(), weights=correct, minlength=len(distinct)) / sizes
+    return np.repeat(distinct[::-1], sizes[::-1]), np.repeat(means[::-1], sizes[::-1])

@@ -12,18 +12,24 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export.errors import ExportRefused
-from export.export import export
+from export.export import export, reorder_heads
 from export.graphs import SPARSE_BELOW, Weight, fold_norms, make_sparse, trace, transpose_weights
 from export.stages import Example, export_stages
 from runtime.artifact import Artifact
 from runtime.errors import AlreadyExists
 from runtime.graph import dense_of, load_graph, sparse_constants, stored_weights
 from runtime.manifest import TensorSpec
+from runtime.verify import verify
+from training.batches import Batches
+from training.calibration import calibrate, early_exit_curve
 from training.checkpoint import Checkpoint, best_of_run
+from training.evaluate import collect_logits
 from training.models.multihead import MultiHeadNetwork
 from training.models.resnet import resnet_parts
 from training.models.wide_resnet import wide_resnet_parts
+from training.preparation import held_out_parts
 from training.sparsity.masks import Masks
+from training.train import train
 
 
 @pytest.fixture(scope="session", params=["image", "text"])
@@ -45,6 +51,14 @@ def file_weights(artifact: Artifact) -> dict[tuple[str, str], NDArray[np.generic
     return weights
 
 
+def stage_of(file: str, artifact: Artifact) -> str:
+    """The checkpoint's name of the stage that lies in a file: heads are exported in voting order."""
+    stage = file.removesuffix(".onnx")
+    if stage == "trunk":
+        return stage
+    return f"heads.{artifact.manifest.calibration.order[int(stage.removeprefix('head_'))]}"
+
+
 def test_counts_in_the_files_equal_manifest_and_masks(exported: tuple[Checkpoint, Artifact]) -> None:
     checkpoint, artifact = exported
     network, masks = checkpoint.network()
@@ -53,7 +67,7 @@ def test_counts_in_the_files_equal_manifest_and_masks(exported: tuple[Checkpoint
     for layer in sparsity.layers:
         array = weights[layer.stage, layer.name]
         assert (array.size, np.count_nonzero(array), array.shape) == (layer.weights, layer.nonzero, layer.shape)
-        name = layer.stage.removesuffix(".onnx").replace("head_", "heads.") + "." + layer.name
+        name = f"{stage_of(layer.stage, artifact)}.{layer.name}"
         weight = network.get_parameter(name)
         mask = masks.get(name, torch.ones_like(weight, dtype=torch.bool))
         assert layer.kept == int(mask.sum())
@@ -92,8 +106,8 @@ def test_the_reference_is_what_pytorch_computes(exported: tuple[Checkpoint, Arti
     with torch.inference_mode():
         logits = network(*inputs).numpy()
     assert logits.shape[:2] == (len(artifact.manifest.heads), 32)
-    for head, values in enumerate(logits):
-        np.testing.assert_array_equal(reference[f"logits.{head}"], values)
+    for place, head in enumerate(artifact.manifest.calibration.order):
+        np.testing.assert_array_equal(reference[f"logits.{place}"], logits[head])
 
 
 def test_manifest_says_what_was_measured(exported: tuple[Checkpoint, Artifact]) -> None:
@@ -119,6 +133,53 @@ def test_an_existing_artifact_is_never_overwritten(exported: tuple[Checkpoint, A
     with pytest.raises(AlreadyExists, match="never overwritten"):
         export(str(checkpoint.folder), str(artifact.folder))
     assert Artifact.open(artifact.folder).sha256 == artifact.sha256
+
+
+def test_heads_are_exported_in_the_order_chosen_on_the_calibrate_part(
+    exported: tuple[Checkpoint, Artifact],
+) -> None:
+    checkpoint, artifact = exported
+    network, _ = checkpoint.network()
+    parts, preprocessor = held_out_parts(checkpoint)
+    logits = {part: collect_logits(network, Batches(parts[part], preprocessor, 64)) for part in ("calibrate", "report")}
+    expected = calibrate(logits["calibrate"], parts["calibrate"].targets, split="calibrate")
+    manifest = artifact.manifest
+    assert manifest.calibration == expected
+    assert manifest.early_exit == early_exit_curve(
+        logits["report"], parts["report"].targets, expected, split="report"
+    )  # fmt: skip
+    right = (logits["report"].argmax(axis=-1) == parts["report"].targets).mean(axis=1)
+    assert manifest.evaluation[0].head_accuracy == tuple(right[list(expected.order)])
+
+
+def test_reordered_heads_take_their_masks_along(text_run: Path) -> None:
+    network, masks = Checkpoint.open(text_run).network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    moved = reorder_heads(network, masks, [1, 0])
+    assert moved.keys() == masks.keys()
+    for name, tensor in network.state_dict().items():
+        swapped = name.replace("heads.0.", "heads.x.").replace("heads.1.", "heads.0.").replace("heads.x.", "heads.1.")
+        assert torch.equal(tensor, before[swapped])
+        if name in masks:
+            assert torch.equal(moved[name], masks[swapped])
+            assert not tensor[~moved[name]].any()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "heads", "trunk"),
+    [(("ensemble.heads=1",), 1, True), (("ensemble.heads=4", "ensemble.blocks_in_head=3"), 4, False)],
+)
+def test_one_head_and_heads_without_a_trunk_are_exported_and_verified(
+    overrides: tuple[str, ...], heads: int, trunk: bool, image_recipe: Path, tmp_path: Path
+) -> None:
+    train(str(image_recipe), *overrides, "epochs=1", run=str(tmp_path / "run"))
+    export(str(tmp_path / "run"), str(tmp_path / "artifact"))
+    manifest = Artifact.open(tmp_path / "artifact").manifest
+    assert (manifest.trunk is not None, len(manifest.heads)) == (trunk, heads)
+    assert sorted(manifest.calibration.order) == list(range(heads))
+    assert len(manifest.calibration.temperatures) == heads
+    assert (manifest.evaluation[0].disagreement is None) == (heads == 1)
+    verify(str(tmp_path / "artifact"), engine=["onnxruntime"], cores=1)
 
 
 def test_a_nonzero_outside_the_masks_is_refused(image_run: Path) -> None:

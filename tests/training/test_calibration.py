@@ -1,0 +1,191 @@
+"""Metrics, calibration and the early-exit curve against a few obvious lines."""
+
+from collections.abc import Sequence
+from itertools import combinations, permutations
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from runtime.manifest import Calibration
+from runtime.vote import pool, temper
+from training.calibration import best_order, calibrate, early_exit_curve, fit_temperature, greedy_order
+from training.metrics import (
+    adaptive_calibration_error,
+    brier,
+    by_confidence,
+    calibration_error,
+    measure,
+    negative_log_likelihood,
+)
+
+
+@pytest.fixture
+def case() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Overconfident logits of three heads [3, 400, 5] for targets they are often right about."""
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 5, 400)
+    logits = generator.normal(size=(3, 400, 5)) + 1.2 * np.eye(5)[targets]
+    return (4 * logits).astype(np.float32), targets
+
+
+def test_metrics_equal_their_definitions(case: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
+    logits, targets = case
+    probabilities = pool(logits, "probabilities")
+    nll = np.mean([-np.log(p[t]) for p, t in zip(probabilities, targets, strict=True)])
+    assert negative_log_likelihood(probabilities, targets) == pytest.approx(nll)
+    score = np.mean(
+        [sum((p[k] - (k == t)) ** 2 for k in range(5)) for p, t in zip(probabilities, targets, strict=True)]
+    )
+    assert brier(probabilities, targets) == pytest.approx(score)
+    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    ece = sum(abs(confidence[bins == b].mean() - hit[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins))
+    assert calibration_error(probabilities, targets) == pytest.approx(ece, abs=1e-6)
+    measured = measure(logits, targets, split="report")
+    assert measured.accuracy == pytest.approx(hit.mean())
+    heads = logits.argmax(axis=-1)
+    pairs = [(heads[a] != heads[b]).mean() for a in range(3) for b in range(3) if a != b]
+    assert measured.disagreement == pytest.approx(np.mean(pairs))
+    assert measure(logits[:1], targets, split="report").disagreement is None
+
+
+def adaptive_ece(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """The definition for confidences that all differ: 15 bins, the first ones one row longer."""
+    rows = sorted(range(len(targets)), key=lambda row: -probabilities[row].max())
+    short, longer = divmod(len(rows), 15)
+    total, start = 0.0, 0
+    for index in range(15):
+        own = rows[start : start + short + (index < longer)]
+        start += len(own)
+        total += abs(sum(probabilities[r].max() - (probabilities[r].argmax() == targets[r]) for r in own))
+    return total / len(rows)
+
+
+@given(st.integers(1, 80), st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_adaptive_ece_equals_its_definition(rows: int, classes: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    probabilities = generator.dirichlet(np.ones(classes), rows)
+    targets = generator.integers(0, classes, rows)
+    assert adaptive_calibration_error(probabilities, targets) == pytest.approx(adaptive_ece(probabilities, targets))
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.5, 0.6, 0.9]), st.booleans()), min_size=1, max_size=40), st.randoms())
+def test_the_order_of_equally_confident_rows_does_not_matter(rows: list[tuple[float, bool]], random: Random) -> None:
+    def arrays() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        probabilities = np.array([[top, 1 - top] for top, _ in rows])
+        return probabilities, np.array([0 if right else 1 for _, right in rows])
+
+    confidence, correct = by_confidence(*arrays())
+    assert list(confidence) == sorted((top for top, _ in rows), reverse=True)
+    for top, right in zip(confidence, correct, strict=True):
+        equal = [own for other, own in rows if other == top]
+        assert right == pytest.approx(sum(equal) / len(equal))
+    before = adaptive_calibration_error(*arrays())
+    random.shuffle(rows)
+    assert adaptive_calibration_error(*arrays()) == pytest.approx(before)
+
+
+@pytest.mark.parametrize("vote", ["probabilities", "logits"])
+def test_temperatures_are_the_best_on_a_grid(vote: str, case: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
+    logits, targets = case
+    calibration = calibrate(logits, targets, split="calibrate", vote=vote)  # type: ignore[arg-type]
+    assert len(calibration.temperatures) == 3
+    for heads, temperature in enumerate(calibration.temperatures, start=1):
+        pooled = pool(logits[list(calibration.order[:heads])], vote)  # type: ignore[arg-type]
+        grid = np.geomspace(0.1, 10, 400)
+        losses = [negative_log_likelihood(temper(pooled, t), targets) for t in grid]
+        best = negative_log_likelihood(temper(pooled, temperature), targets)
+        assert best <= min(losses) + 1e-9
+        assert temperature == pytest.approx(grid[int(np.argmin(losses))], rel=0.02)
+
+
+def test_a_perfect_classifier_gets_a_small_finite_temperature() -> None:
+    pooled = np.full((6, 3), 0.2) + 0.4 * np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    assert 0.05 <= fit_temperature(pooled, np.array([0, 1, 2, 0, 1, 2])) < 0.1
+
+
+def test_early_exit_curve_equals_brute_force(case: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
+    logits, targets = case
+    calibration = calibrate(logits, targets, split="calibrate")
+    ordered = logits[list(calibration.order)]
+    curve = early_exit_curve(logits, targets, calibration, split="report")
+    for point in curve.points:
+        used, hits = [], []
+        for row, target in enumerate(targets):
+            for heads in (1, 2, 3):
+                vote = temper(
+                    pool(ordered[:heads, row : row + 1], "probabilities"), calibration.temperatures[heads - 1]
+                )
+                if vote.max() >= point.min_confidence or heads == 3:
+                    used.append(heads)
+                    hits.append(vote[0].argmax() == target)
+                    break
+        assert point.mean_heads == pytest.approx(np.mean(used))
+        assert point.accuracy == pytest.approx(np.mean(hits))
+
+
+def average_loss(logits: NDArray[np.float32], targets: NDArray[np.int64], order: Sequence[int]) -> float:
+    """The criterion, from its definition: mean over k of the NLL of the calibrated vote of the first k heads."""
+    losses = []
+    for heads in range(1, len(order) + 1):
+        pooled = pool(logits[list(order[:heads])], "probabilities")
+        losses.append(negative_log_likelihood(temper(pooled, fit_temperature(pooled, targets)), targets))
+    return float(np.mean(losses))
+
+
+def unequal_heads(heads: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits of heads that are right unequally often, and share some of their errors."""
+    generator = np.random.default_rng(seed)
+    targets = generator.integers(0, 4, 120)
+    shared = generator.normal(size=(120, 4))
+    logits = [
+        generator.uniform(0.2, 2.5) * np.eye(4)[targets] + generator.normal(size=(120, 4)) + generator.random() * shared
+        for _ in range(heads)
+    ]
+    return np.asarray(logits, dtype=np.float32), targets
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_order_of_heads_is_the_best_of_all(heads: int, seed: int) -> None:
+    logits, targets = unequal_heads(heads, seed)
+    calibration = calibrate(logits, targets, split="calibrate")
+    brute = {order: average_loss(logits, targets, order) for order in permutations(range(heads))}
+    assert calibration.order == min(brute, key=lambda order: brute[order])
+
+
+@given(st.integers(1, 6), st.randoms())
+def test_the_best_order_equals_brute_force_for_any_loss(heads: int, random: Random) -> None:
+    subsets = [frozenset(own) for size in range(1, heads + 1) for own in combinations(range(heads), size)]
+    loss = {own: float(random.randint(0, 50)) for own in subsets}
+
+    def total(order: tuple[int, ...]) -> float:
+        return sum(loss[frozenset(order[: k + 1])] for k in range(heads))
+
+    assert best_order(heads, loss.__getitem__) == min(
+        permutations(range(heads)), key=lambda order: (total(order), order)
+    )
+    greedy = greedy_order(heads, loss.__getitem__)
+    for k in range(heads):
+        rivals = [loss[frozenset((*greedy[:k], head))] for head in range(heads) if head not in greedy[:k]]
+        assert loss[frozenset(greedy[: k + 1])] == min(rivals)
+
+
+def test_many_heads_are_ordered_greedily_and_one_head_trivially() -> None:
+    logits, targets = unequal_heads(8, 0)
+    calibration = calibrate(logits, targets, split="calibrate")
+    alone = [average_loss(logits, targets, (head,)) for head in range(8)]
+    assert calibration.order[0] == int(np.argmin(alone))
+    assert sorted(calibration.order) == list(range(8))
+    single = calibrate(logits[:1], targets, split="calibrate")
+    assert (single.order, len(single.temperatures)) == ((0,), 1)
+
+
+def test_an_order_that_is_not_one_is_refused() -> None:
+    assert Calibration(temperatures=(1.0, 1.0), split="none", rows=0).voting_order == (0, 1)
+    with pytest.raises(ValueError, match=r"order \(0, 0\)"):
+        Calibration(temperatures=(1.0, 1.0), split="none", rows=0, order=(0, 0))
