@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from training.data.config import ImageConfig
-from training.data.dataset import Dataset, Examples, content_sha256
+from training.data.dataset import Dataset, content_sha256
 from training.data.errors import DataError
-from training.data.image_sets import IGNORED
+from training.data.image_sets import IGNORED, ListedImages, read_parts
 from training.data.image_source import ImageFilesSource
-from training.data.lazy_images import read_images
 
 
 def load_image_folder(path: Path, test_path: Path | None, image: ImageConfig) -> Dataset:
@@ -28,38 +27,40 @@ def load_image_folder(path: Path, test_path: Path | None, image: ImageConfig) ->
         raise DataError(
             f"{train_path} holds {len(labels)} subfolder(s); it needs one for each of at least two classes."
         )
-    digests: dict[str, str] = {}
-    train = _read_examples(train_path, "train", labels, image, digests)
-    test = _read_examples(test_path, "test", labels, image, digests) if test_path else None
+    listed = {"train": _list_images(train_path, labels, every_class=True)}
+    if test_path is not None:
+        listed["test"] = _list_images(test_path, labels, every_class=False)
+    parts = read_parts(listed, image)
+    digests = {
+        f"{part}/{listed[part].source.name_inside(row)}": own.tobytes().hex()
+        for part, (_, hashes) in parts.items()
+        for row, own in enumerate(hashes)
+    }
     return Dataset(
         name=path.resolve().name,
         modality="image",
         labels=labels,
-        train=train,
-        test=test,
+        train=parts["train"][0],
+        test=parts["test"][0] if "test" in parts else None,
         source=f"image folder {path.resolve().name}",
         sha256=content_sha256(digests),
         image=image,
     )
 
 
-def _read_examples(
-    folder: Path, part: str, labels: Sequence[str], image: ImageConfig, digests: dict[str, str]
-) -> Examples:
-    """Find all images of one part, and decode them if they fit into memory; add the hash of each to `digests`."""
+def _list_images(folder: Path, labels: Sequence[str], *, every_class: bool) -> ListedImages:
+    """Find all images of one part. Raises DataError when there are none, or `every_class` needs some and lacks them."""
     unknown = set(_subfolders(folder)) - set(labels)
     if unknown:
         raise DataError(f"{folder} holds the class {min(unknown)!r}, which the training data lacks.")
     files = [(target, path) for target, label in enumerate(labels) for path in _image_files(folder / label)]
-    for target, label in enumerate(labels):
-        if part == "train" and not any(own == target for own, _ in files):
-            raise DataError(f"{folder / label} holds no image.")
+    empty = set(range(len(labels))) - {target for target, _ in files}
+    if every_class and empty:
+        raise DataError(f"{folder / labels[min(empty)]} holds no image.")
     if not files:
         raise DataError(f"{folder} holds no image.")
     source = ImageFilesSource(folder, tuple(path.relative_to(folder).as_posix() for _, path in files))
-    images, hashes = read_images(source, image)
-    digests |= {f"{part}/{name}": own.tobytes().hex() for name, own in zip(source.names, hashes, strict=True)}
-    return Examples(images, np.array([target for target, _ in files], dtype=np.int64))
+    return ListedImages(source, np.array([target for target, _ in files], dtype=np.int64))
 
 
 def _subfolders(folder: Path) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Their publishers give no hash of the many files: what is verified is the structu
 and images, and that each image can be decoded when it is.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from training.data.errors import DataError, DataUnavailable, FetchError
 from training.data.fetch import fetch_hub_dataset
 from training.data.image_source import HubImagesSource, ImageFilesSource, ImageSource
 from training.data.known import find_known_folder
-from training.data.lazy_images import read_images
+from training.data.lazy_images import read_images, shape_of
 
 IGNORED = ("Thumbs.db", "desktop.ini")
 """What file managers leave behind; hidden files are ignored as well."""
+IN_MEMORY_BYTES = 2 * 1024**3
+"""A data set whose decoded images take more than this is decoded lazily."""
 
 
 @dataclass(frozen=True)
@@ -93,23 +96,35 @@ def load_listing(images: ImageSet, listing: Listing, place: str, image: ImageCon
             "Complete it, or use a part of it as source image-folder."
         )
     digests: dict[str, str] = {}
-    parts = []
-    for part, listed in (("train", listing.train), ("test", listing.test)):
-        pixels, hashes = read_images(listed.source, image)
-        rows = enumerate(zip(hashes, listed.targets, strict=True))
+    parts = read_parts({"train": listing.train, "test": listing.test}, image)
+    for part, (examples, hashes) in parts.items():
+        rows = enumerate(zip(hashes, examples.targets, strict=True))
         digests |= {f"{part}/{row:07}/{listing.labels[target]}": own.tobytes().hex() for row, (own, target) in rows}
-        parts.append(Examples(pixels, listed.targets))
     return Dataset(
         name=images.name,
         modality="image",
         labels=listing.labels,
-        train=parts[0],
-        test=parts[1],
+        train=parts["train"][0],
+        test=parts["test"][0],
         source=f"{images.title} (structure and counts verified)",
         sha256=content_sha256(digests),
         image=image,
         statistics=images.statistics,
     )
+
+
+def read_parts(parts: Mapping[str, ListedImages], image: ImageConfig) -> dict[str, tuple[Examples, NDArray[np.uint8]]]:
+    """Read the images of all parts of a data set: the examples of each, and the SHA-256 of each file, uint8 [N, 32].
+
+    All parts are decoded lazily or none is, so that `split` finds what occurs in two of them. Raises DataError.
+    """
+    count = sum(len(listed.targets) for listed in parts.values())
+    lazily = count * math.prod(shape_of(image)) > IN_MEMORY_BYTES
+    read = {}
+    for part, listed in parts.items():
+        images, hashes = read_images(listed.source, image, lazily=lazily)
+        read[part] = (Examples(images, listed.targets), hashes)
+    return read
 
 
 def list_hub_images(images: ImageSet, repository: str) -> Listing:

@@ -28,6 +28,9 @@ class ImageSource(Protocol):
     def name(self, row: int) -> str:
         """Return what messages call an image."""
 
+    def name_inside(self, row: int) -> str:
+        """Return a name that does not say where the source lies."""
+
     def read(self, row: int) -> bytes:
         """Return the content of an image file. Raises DataError naming it."""
 
@@ -49,6 +52,10 @@ class ImageFilesSource:
     def name(self, row: int) -> str:
         """Return the path of a file."""
         return str(self.root / self.names[row])
+
+    def name_inside(self, row: int) -> str:
+        """Return the path of a file, relative to the root."""
+        return self.names[row]
 
     def read(self, row: int) -> bytes:
         """Return the content of a file. Raises DataError."""
@@ -82,6 +89,10 @@ class HubImagesSource:
     def name(self, row: int) -> str:
         """Return data set, split and row."""
         return f"{self.title}, row {row}"
+
+    def name_inside(self, row: int) -> str:
+        """Return the number of the row."""
+        return f"{row:07}"
 
     def read(self, row: int) -> bytes:
         """Return the encoded image of a row. Raises DataError."""

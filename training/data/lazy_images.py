@@ -17,9 +17,6 @@ from training.data.config import ImageConfig
 from training.data.errors import DataError
 from training.data.image_source import ImageSource, for_each_row, hash_images, hash_images_once
 
-IN_MEMORY_BYTES = 2 * 1024**3
-"""Decoded images of one part that take more than this are decoded lazily."""
-
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
@@ -83,13 +80,15 @@ class LazyImages:
         return replace(self, image=self.image.model_copy(update={"height": side, "width": side}))
 
 
-def read_images(source: ImageSource, image: ImageConfig) -> tuple[NDArray[np.uint8] | LazyImages, NDArray[np.uint8]]:
-    """Return all images, decoded if they fit into memory, and the SHA-256 of each file, uint8 [N, 32].
+def read_images(
+    source: ImageSource, image: ImageConfig, *, lazily: bool
+) -> tuple[NDArray[np.uint8] | LazyImages, NDArray[np.uint8]]:
+    """Return all images and the SHA-256 of each file, uint8 [N, 32].
 
-    Raises DataError naming a file that cannot be read, or, where all are decoded, one that is damaged.
+    Raises DataError naming a file that cannot be read, or, unless images are decoded `lazily`, one that is damaged.
     """
     rows = np.arange(len(source), dtype=np.int64)
-    if len(source) * int(np.prod(shape_of(image))) > IN_MEMORY_BYTES:
+    if lazily:
         lazy = LazyImages(source, rows, hash_images_once(source), image)
         return lazy, lazy.digests
     images = LazyImages(source, rows, hash_images(source), image)

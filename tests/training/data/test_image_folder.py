@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from runtime.preprocess import ImagePreprocessor
-from training.data import DataConfig, DataError, Dataset, ImageConfig, load_dataset
+from training.data import DataConfig, DataError, Dataset, ImageConfig, LazyImages, load_dataset
 
 GREY = ImageConfig(mode="L", height=28, width=28)
 
@@ -100,3 +100,22 @@ def test_a_folder_that_cannot_be_used_is_named(folder: Path, tmp_path: Path) -> 
     (tmp_path / "test" / "hat").rmdir()
     with pytest.raises(DataError, match="test holds no image"):
         load(folder, test_path=tmp_path / "test")
+
+
+def test_a_large_folder_is_decoded_lazily_in_all_its_parts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "test" / "bag").mkdir(parents=True)
+    copied = next((folder / "bag").glob("*.png"))
+    (tmp_path / "test" / "bag" / "copy.png").write_bytes(copied.read_bytes())
+    memory = load(folder, test_path=tmp_path / "test")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("training.data.image_sets.IN_MEMORY_BYTES", 7 * 28 * 28 - 1)
+    lazy = load(folder, test_path=tmp_path / "test")
+    assert memory.test is not None
+    assert lazy.test is not None
+    for one, other in ((memory.train, lazy.train), (memory.test, lazy.test)):
+        assert isinstance(one.inputs, np.ndarray)
+        assert isinstance(other.inputs, LazyImages)
+        assert np.array_equal(one.inputs, np.asarray(other.inputs))
+    assert lazy.sha256 == memory.sha256

@@ -16,14 +16,6 @@ from training.data.known import KnownFiles, obtain_known_files, read_known_files
 TINY = KnownFiles(title="Tiny", folder="tiny", sha256={"a": hashlib.sha256(b"A").hexdigest()})
 
 
-@pytest.fixture
-def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine that holds no data at all; returns a folder for it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("NEUROTRAILS_DATA", raising=False)
-    return tmp_path
-
-
 def put(folder: Path, content: bytes) -> Path:
     folder.mkdir(parents=True)
     (folder / "a").write_bytes(content)
