@@ -8,6 +8,7 @@ from training.errors import ConfigError
 from training.methods import is_dense
 from training.sparsity.distribution import Distribution
 from training.sparsity.dynamic import DynamicSparsity, Plan
+from training.sparsity.gradual_pruning import GradualPruning
 from training.sparsity.schedule import Cycles, DensityDecay, PruneRate
 from training.sparsity.sparsifier import Sparsifier
 from training.sparsity.update import UpdateRule
@@ -25,6 +26,8 @@ def build_sparsifier(
 
     `network` must be on its device already: masks are made there.
     """
+    if config.pruning_recipe is not None:
+        return GradualPruning(network, optimizer, config.pruning_recipe, steps_per_epoch, config.epochs)
     try:
         plan = build_plan(config, cycles_of(config, steps_per_epoch))
         return DynamicSparsity(network, optimizer, plan, config.seed)

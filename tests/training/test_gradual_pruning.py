@@ -1,9 +1,12 @@
 """Gradual pruning by a SparseML recipe. What needs SparseML runs in its own environment: `make sparseml`."""
 
 import copy
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.test_resume import files
+from training.checkpoint import Checkpoint, all_checkpoints
+from training.config import load_config
 from training.errors import CheckpointError, ConfigError
 from training.sparsity.gradual_pruning import GradualPruning
 
@@ -20,6 +26,7 @@ needs_sparseml = pytest.mark.skipif(
     not INSTALLED and "NEUROTRAILS_SPARSEML" not in os.environ, reason="needs SparseML: make sparseml"
 )
 RECIPE = Path(__file__).parents[2] / "recipes" / "sparseml" / "gradual-pruning.yaml"
+RUN_RECIPE = RECIPE.parents[1] / "gradual-pruning.yaml"
 STEPS_PER_EPOCH = 8
 EPOCHS = """modifiers:
   - !EpochRangeModifier
@@ -46,7 +53,7 @@ def recipe(folder: Path, text: str) -> Path:
 class Run:
     """A tiny network in training."""
 
-    def __init__(self, pruning_recipe: Path, kind: str = "sgd", start_step: int = 0) -> None:
+    def __init__(self, pruning_recipe: Path, kind: str = "sgd", epochs: int = 10) -> None:
         torch.manual_seed(0)
         self.network = nn.Sequential(
             nn.Conv2d(4, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)
@@ -56,7 +63,7 @@ class Run:
             self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
         else:
             self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.01)
-        self.pruning = GradualPruning(self.network, self.optimizer, pruning_recipe, STEPS_PER_EPOCH, start_step)
+        self.pruning = GradualPruning(self.network, self.optimizer, pruning_recipe, STEPS_PER_EPOCH, epochs)
 
     def step(self, step: int) -> None:
         generator = torch.Generator().manual_seed(step)
@@ -69,7 +76,9 @@ class Run:
             assert gradient is not None
             assert not gradient[~mask].any()
         self.optimizer.step()
-        self.pruning.after_step(step)
+        before = self.pruning.density
+        update = self.pruning.after_step(step)
+        assert update or self.pruning.density == before
         for name, mask in self.pruning.masks.items():
             weight = self.pruning.weights[name]
             assert not weight[~mask].any()
@@ -110,6 +119,13 @@ def test_a_modifier_in_braces_is_refused_because_sparseml_does_not_read_it(tmp_p
         Run(recipe(tmp_path, "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 4.0}\n"))
 
 
+def test_the_pair_of_recipes_that_is_shipped_belongs_together() -> None:
+    config = load_config(RUN_RECIPE)
+    assert config.method == "gradual_pruning"
+    assert config.pruning_recipe is not None
+    assert config.pruning_recipe.resolve() == RECIPE.resolve()
+
+
 @pytest.mark.parametrize("text", [EPOCHS, "modifiers: [", "modifiers: []", ""])
 def test_a_recipe_that_prunes_nothing_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"prunes nothing|is not YAML"):
@@ -134,10 +150,10 @@ def test_sparsity_follows_the_cubic_schedule(tmp_path: Path, kind: str) -> None:
         for name, kept in run.pruning.kept().items():
             total = run.pruning.weights[name].numel()
             assert kept == total - round(total * expected)
+        assert run.pruning.settled == (epoch >= 3.0)
     assert run.pruning.masks["0.weight"].float().mean().item() == pytest.approx(0.15, abs=1 / 288)
     assert run.pruning.density == pytest.approx(0.15, abs=1 / 288)
     assert run.pruning.explored == 1
-    assert run.pruning.end_epoch == 4
 
 
 @needs_sparseml
@@ -208,7 +224,7 @@ def test_a_resumed_run_gives_the_same_bytes(tmp_path: Path, stop: int) -> None:
     for name, tensor in whole.network.state_dict().items():
         resumed.network.state_dict()[name].copy_(tensor)
     resumed.optimizer.load_state_dict(copy.deepcopy(whole.optimizer.state_dict()))
-    resumed.pruning.restore(whole.pruning.capture())
+    resumed.pruning.restore(stop, whole.pruning.masks, whole.pruning.capture())
     for step in range(stop, 4 * STEPS_PER_EPOCH):
         assert resumed.tensors().keys() == whole.tensors().keys()
         assert all(torch.equal(tensor, whole.tensors()[name]) for name, tensor in resumed.tensors().items())
@@ -225,10 +241,10 @@ def test_a_resumed_run_gives_the_same_bytes(tmp_path: Path, stop: int) -> None:
 def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
     captured = Run(recipe(tmp_path, GRADUAL)).pruning.capture()
     with pytest.raises(CheckpointError, match="recipe has changed"):
-        Run(recipe(tmp_path, GRADUAL.replace("0.85", "0.8"))).pruning.restore(captured)
+        Run(recipe(tmp_path, GRADUAL.replace("0.85", "0.8"))).pruning.restore(0, {}, captured)
     del captured["ever_active.4.weight"]
-    with pytest.raises(CheckpointError, match=r"lacks 'ever_active\.4\.weight'"):
-        Run(recipe(tmp_path, GRADUAL)).pruning.restore(captured)
+    with pytest.raises(KeyError, match=r"ever_active\.4\.weight"):
+        Run(recipe(tmp_path, GRADUAL)).pruning.restore(0, {}, captured)
 
 
 @needs_sparseml
@@ -242,18 +258,66 @@ def test_what_cannot_be_pruned_is_refused(tmp_path: Path, params: str, message: 
 
 
 @needs_sparseml
+@pytest.mark.parametrize("ends", ["5.0", "0.5", "-1.0"])
+def test_a_recipe_that_does_not_end_within_the_run_is_refused(tmp_path: Path, ends: str) -> None:
+    with pytest.raises(ConfigError, match=rf"from epoch 0\.5 to {float(ends):g}, but the run has 4 epochs"):
+        Run(recipe(tmp_path, GRADUAL.replace("end_epoch: 3.0", f"end_epoch: {ends}")), epochs=4)
+
+
+@needs_sparseml
 def test_sparseml_neither_phones_home_nor_writes_logs(tmp_path: Path) -> None:
     code = (
         "import socket, sys; from pathlib import Path; from torch import nn, optim\n"
         "def refuse(*a, **k): print('network'); raise OSError\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "from training.sparsity.gradual_pruning import GradualPruning\n"
-        "net = nn.Linear(8, 8); sgd = optim.SGD(net.parameters())\n"
-        "GradualPruning(net, sgd, Path(sys.argv[1]), 8, 0).after_step(9)\n"
+        "net = nn.Sequential(nn.Linear(8, 8)); sgd = optim.SGD(net.parameters())\n"
+        "GradualPruning(net, sgd, Path(sys.argv[1]), 8, 4).after_step(9)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "NM_DISABLE_ANALYTICS"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", code, str(recipe(tmp_path, GRADUAL))]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    script = [sys.executable, "-c", code, str(recipe(tmp_path, GRADUAL))]
+    run = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert run.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pruning.yaml"]
+
+
+def command(verb: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "neurotrails", verb, *map(str, arguments)]
+
+
+@needs_sparseml
+def test_a_run_from_recipe_to_artifact(tmp_path: Path, image_recipe: Path) -> None:
+    every_step = EPOCHS + PRUNE.replace("frequency: 0.25", "frequency: -1.0").replace("3.0", "2.0")
+    pruning = recipe(tmp_path, every_step.replace("start_epoch: 0.5", "start_epoch: 0.0"))
+    whole, killed, artifact = tmp_path / "whole", tmp_path / "killed", tmp_path / "artifact"
+    overrides = ("epochs=4", "method=gradual_pruning", f"pruning_recipe={pruning}")
+    subprocess.run(command("train", image_recipe, *overrides, "--run", whole), check=True)
+
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    updates = [line for line in lines if line["kind"] == "update"]
+    steps = [line for line in lines if line["kind"] == "evaluation"][-1]["step"]
+    assert [line["step"] for line in updates] == list(range(1, steps // 2 + 1))
+    network, masks = Checkpoint.open(whole).network()
+    sizes = {name: network.get_parameter(name).numel() for name in masks}
+    for line in updates:  # Zhu & Gupta, section 3
+        sparsity = 0.85 + (0.1 - 0.85) * (1 - line["step"] / (steps / 2)) ** 3
+        kept = sum(size - round(size * sparsity) for size in sizes.values())
+        assert line["density"] == kept / sum(sizes.values())
+    for name, mask in masks.items():
+        assert mask.sum() == sizes[name] - round(0.85 * sizes[name])
+        assert not network.get_parameter(name)[~mask].any()
+
+    process = subprocess.Popen(command("train", image_recipe, *overrides, "--run", killed), stderr=subprocess.PIPE)
+    while not all_checkpoints(killed) and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    subprocess.run(command("train", image_recipe, *overrides, "--run", killed, "--resume"), check=True)
+    assert files(killed) == files(whole)
+
+    subprocess.run(command("evaluate", whole, "--part", "report"), check=True)
+    subprocess.run(command("export", whole, artifact), check=True)
+    sparsity_section = json.loads((artifact / "manifest.json").read_text())["sparsity"]
+    assert sparsity_section["kept"] == sum(int(mask.sum()) for mask in masks.values())
+    assert sparsity_section["weights"] == sum(sizes.values())

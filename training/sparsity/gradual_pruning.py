@@ -1,6 +1,6 @@
 """Gradual magnitude pruning (Zhu & Gupta, arXiv 1710.01878), driven by a SparseML recipe.
 
-    pruning = GradualPruning(network, optimizer, Path("recipes/sparseml/gradual-pruning.yaml"), steps_per_epoch, 0)
+    pruning = GradualPruning(network, optimizer, Path("recipes/sparseml/gradual-pruning.yaml"), steps_per_epoch, epochs)
 
 A dense network is trained, and SparseML takes its smallest weights away in steps: between `start_epoch` and `end_epoch`
 of the recipe, sparsity goes from `init_sparsity` to `final_sparsity` by s = s_f + (s_i - s_f) (1 - progress)^3.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import CheckpointError, ConfigError
-from training.sparsity.masks import maskable_weights
+from training.sparsity.masks import gradient_of, maskable_weights, moments_of
 
 SUPPORTED = ("EpochRangeModifier", "GMPruningModifier", "GlobalMagnitudePruningModifier", "MagnitudePruningModifier")
 """Modifiers of a recipe that work here."""
@@ -39,23 +39,16 @@ REASONS = {
 
 
 class GradualPruning:
-    """The masks of one run and when they change; what `Masks` is to dynamic sparse training.
+    """Masks that follow a recipe; a `Sparsifier`. They only lose weights, unless the recipe ends them.
 
-    Weights outside the masks are zero, and so are their optimizer moments, after every public call. Unlike other masks
-    these only lose weights; the steps of a run are counted from 0.
+    Weights outside the masks are zero, and so are their optimizer moments, after every public call.
     """
 
-    masks: dict[str, Tensor]
-    """Bool masks by weight name; layers without zeros are left out."""
-    ever_active: dict[str, Tensor]
-    """Bool, by name of every weight that the recipe prunes: whether an entry was ever part of the network."""
-
     def __init__(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Path, steps_per_epoch: int, start_step: int
-    ):
-        """Read the recipe and, at step 0, prune to its first sparsity if it starts at once.
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Path, steps_per_epoch: int, epochs: int
+    ) -> None:
+        """Read the recipe and prune to its first sparsity if it starts at epoch 0.
 
-        A run that goes on from a later `start_step` has to `restore` what was captured there.
         Raises ConfigError when SparseML is not installed, or the recipe is not one that works here.
         """
         self.network, self.optimizer, self.steps_per_epoch = network, optimizer, steps_per_epoch
@@ -66,7 +59,7 @@ class GradualPruning:
         )  # by default it writes files to sparse_logs/
         try:
             self._manager = manager_class.from_yaml(str(recipe))
-            self._manager.initialize(network, epoch=start_step / steps_per_epoch, loggers=[silent])
+            self._manager.initialize(network, loggers=[silent])
         except Exception as error:  # SparseML raises whatever the recipe made it run into
             raise ConfigError(f"SparseML cannot use the pruning recipe {recipe}: {error}") from error
         pruned = {name: weight for modifier in self._modifiers() for name, weight in _pruned_weights(modifier)}
@@ -76,91 +69,104 @@ class GradualPruning:
                 f"The pruning recipe {recipe} prunes {', '.join(refused[:3])}; only weights of convolutions, linear "
                 "layers and embeddings can be pruned. Name those in `params`, or use __ALL_PRUNABLE__."
             )
+        for modifier in self._modifiers():
+            if not max(modifier.start_epoch, 0) < modifier.end_epoch <= epochs:
+                raise ConfigError(
+                    f"The pruning recipe {recipe} prunes from epoch {modifier.start_epoch:g} to "
+                    f"{modifier.end_epoch:g}, but the run has {epochs} epochs. "
+                    "Let it end later than it starts, and within the run."
+                )
         self.weights = maskable_weights(network, embeddings=False) | pruned
         self.ever_active = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in pruned.items()}
-        if start_step == 0:
-            self._prune(0)
+        self.masks: dict[str, Tensor] = {}
+        self._prune(0)
         self._adopt()
 
     @property
-    def end_epoch(self) -> float:
-        """The epoch at which the last modifier of the recipe ends."""
-        return float(self._manager.max_epochs)
-
-    @property
-    def density(self) -> float:
-        """Fraction of the weights that is kept, over all convolutions and linear layers and whatever is pruned."""
-        return sum(self.kept().values()) / sum(weight.numel() for weight in self.weights.values())
-
-    @property
-    def explored(self) -> float:
-        """Fraction of the same weights that were ever active (ITOP, arXiv 2102.02887); 1 if training starts dense."""
-        never = sum(int((~ever).sum()) for ever in self.ever_active.values())
-        return 1 - never / sum(weight.numel() for weight in self.weights.values())
+    def settled(self) -> bool:
+        """Whether the density is the final one."""
+        return all(modifier.ended for modifier in self._modifiers())
 
     def kept(self) -> dict[str, int]:
-        """Active weights by layer, layers without a mask included."""
-        counts = {name: weight.numel() for name, weight in self.weights.items()}
-        return counts | {name: int(mask.sum()) for name, mask in self.masks.items()}
+        """Active weights by layer: of all convolutions and linear layers, and of whatever else is pruned."""
+        return self.sizes() | {name: int(mask.sum()) for name, mask in self.masks.items()}
+
+    def ever_kept(self) -> dict[str, int]:
+        """Weights that were ever active by layer; all of them unless pruned before the first step."""
+        return self.sizes() | {name: int(ever.sum()) for name, ever in self.ever_active.items()}
+
+    def sizes(self) -> dict[str, int]:
+        """Weights by layer, for all covered layers."""
+        return {name: weight.numel() for name, weight in self.weights.items()}
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Nothing: between updates no weight comes or goes."""
+        del step
+        return {}
+
+    def needs_dense_gradients(self, step: int) -> bool:
+        """No: pruning looks at weights only."""
+        del step
+        return False
 
     @torch.no_grad()
     def after_backward(self, step: int) -> None:
-        """Set the gradients of pruned weights to zero; to be called before clipping and the optimizer step."""
+        """Set the gradients of pruned weights to zero."""
         self._manager.optimizer_pre_step(self.network, self.optimizer, self._epoch(step), self.steps_per_epoch)
         for name, mask in self.masks.items():
-            gradient = self.weights[name].grad
-            if gradient is not None:
-                gradient.mul_(mask)
+            gradient_of(self.weights[name]).mul_(mask)
 
-    def after_step(self, step: int) -> None:
-        """Keep pruned weights at zero after optimizer step `step`, and prune more where the recipe says so."""
+    def after_step(self, step: int) -> dict[str, float] | None:
+        """Keep pruned weights at zero, and prune more where the recipe says so."""
         self._manager.optimizer_post_step(self.network, self.optimizer, self._epoch(step), self.steps_per_epoch)
-        self._prune(step + 1)
+        before = self.density
+        if not self._prune(step + 1):
+            return None
+        return {"moved": 0, "prune_rate": max(0.0, 1 - self.density / before), "density": self.density}
 
     def capture(self) -> dict[str, NDArray[np.generic]]:
-        """What exact resume needs: the recipe, each modifier's place in its schedule and masks, and ever_active."""
-        arrays: dict[str, NDArray[np.generic]] = {
-            "pruning.recipe": np.frombuffer(self.recipe.encode(), dtype=np.uint8).copy()
-        }
+        """The recipe, each modifier's place in its schedule and its masks, and what was ever active."""
+        arrays: dict[str, NDArray[np.generic]] = {"recipe": np.frombuffer(self.recipe.encode(), dtype=np.uint8).copy()}
         for index, modifier in enumerate(self._modifiers()):
-            arrays[f"pruning.{index}.schedule"] = np.array(
+            arrays[f"{index}.schedule"] = np.array(
                 [modifier._started, modifier._ended, modifier._last_update_epoch, modifier.module_masks.enabled],
                 dtype=np.float64,
             )
             for name, mask in modifier.state_dict().items():
-                arrays[f"pruning.{index}.{name}"] = _packed(mask)
+                arrays[f"{index}.{name}"] = _packed(mask)
         return arrays | {f"ever_active.{name}": _packed(ever) for name, ever in self.ever_active.items()}
 
-    def restore(self, arrays: dict[str, NDArray[np.generic]]) -> None:
-        """Put captured state back. Raises CheckpointError when it is of another recipe or network."""
-        try:
-            if arrays["pruning.recipe"].tobytes().decode() != self.recipe:
-                raise CheckpointError(
-                    "The pruning recipe has changed since this run began. Bring back the recipe, or start a new run."
-                )
-            for index, modifier in enumerate(self._modifiers()):
-                started, ended, last_update_epoch, enabled = arrays[f"pruning.{index}.schedule"].tolist()
-                # SparseML has no way to say this; its version is pinned, and it is its last.
-                modifier._started, modifier._ended = bool(started), bool(ended)
-                modifier._last_update_epoch = last_update_epoch
-                modifier.module_masks.enabled = bool(enabled)
-                fresh = modifier.state_dict()
-                modifier.load_state_dict(
-                    {name: _unpacked(arrays[f"pruning.{index}.{name}"], mask) for name, mask in fresh.items()}
-                )
-            self.ever_active = {
-                name: _unpacked(arrays[f"ever_active.{name}"], ever) for name, ever in self.ever_active.items()
-            }
-        except KeyError as error:
-            raise CheckpointError(f"the saved state lacks {error}; it is not of this configuration") from error
+    def restore(self, step: int, masks: dict[str, Tensor], arrays: dict[str, NDArray[np.generic]]) -> None:
+        """Go on as after `step` steps. Raises CheckpointError for another recipe, KeyError when something is missing.
+
+        `masks` is not needed: the masks of each modifier are in `arrays`, and together they are the same.
+        """
+        del step, masks
+        if arrays["recipe"].tobytes().decode() != self.recipe:
+            raise CheckpointError(
+                "The pruning recipe has changed since this run began. Bring back the recipe, or start a new run."
+            )
+        for index, modifier in enumerate(self._modifiers()):
+            started, ended, last_update_epoch, enabled = arrays[f"{index}.schedule"].tolist()
+            # SparseML offers no way to set these four; its version is pinned, and it is its last.
+            modifier._started, modifier._ended = bool(started), bool(ended)
+            modifier._last_update_epoch = last_update_epoch
+            modifier.module_masks.enabled = bool(enabled)
+            fresh = modifier.state_dict()
+            modifier.load_state_dict({name: _unpacked(arrays[f"{index}.{name}"], mask) for name, mask in fresh.items()})
+        self.ever_active = {
+            name: _unpacked(arrays[f"ever_active.{name}"], ever) for name, ever in self.ever_active.items()
+        }
         self._adopt()
 
-    def _prune(self, done: int) -> None:
-        """Let SparseML change its masks if that is due after `done` steps."""
+    def _prune(self, done: int) -> bool:
+        """Let SparseML change its masks if that is due after `done` steps, and say whether it was."""
         epoch = self._epoch(done)
-        if any(modifier.update_ready(epoch, self.steps_per_epoch) for modifier in self._modifiers()):
-            self._manager.update(self.network, self.optimizer, epoch, self.steps_per_epoch, log_updates=False)
-            self._adopt()
+        if not any(modifier.update_ready(epoch, self.steps_per_epoch) for modifier in self._modifiers()):
+            return False
+        self._manager.update(self.network, self.optimizer, epoch, self.steps_per_epoch, log_updates=False)
+        self._adopt()
+        return True
 
     @torch.no_grad()
     def _adopt(self) -> None:
@@ -173,11 +179,12 @@ class GradualPruning:
                     combined[name] = mask.bool() & combined.get(name, torch.ones_like(mask, dtype=torch.bool))
         self.masks = {name: mask for name, mask in combined.items() if not bool(mask.all())}
         for name, mask in self.masks.items():
-            for value in self.optimizer.state.get(self.weights[name], {}).values():
-                if isinstance(value, Tensor) and value.shape == mask.shape:
-                    value.mul_(mask)
+            for moment in moments_of(self.optimizer, self.weights[name]):
+                moment.mul_(mask)
         for name, ever in self.ever_active.items():
             ever |= self.masks.get(name, torch.ones_like(ever))
+        total = sum(self.sizes().values())
+        self.density, self.explored = sum(self.kept().values()) / total, sum(self.ever_kept().values()) / total
 
     def _epoch(self, step: int) -> float:
         return step / self.steps_per_epoch

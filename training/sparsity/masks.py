@@ -137,7 +137,7 @@ class Masks:
                 None if gradient is None else to_units(gradient.abs(), unit).sum(dim=1), kept.shape, self.generator
             )
             grown = kept | highest(scores, ~kept, target - survivors)
-            for tensor in (weight, *_moments(optimizer, weight)):
+            for tensor in (weight, *moments_of(optimizer, weight)):
                 tensor.mul_(self._mask(name, kept))
             mask = self._mask(name, grown)
             self.ever_active[name] = self.ever_active.get(name, torch.ones_like(mask)) | mask
@@ -183,6 +183,7 @@ def gradient_of(weight: nn.Parameter) -> Tensor:
     return weight.grad
 
 
-def _moments(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> Iterable[Tensor]:
+def moments_of(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> Iterable[Tensor]:
+    """Optimizer state with an entry for each entry of the weight."""
     state = optimizer.state.get(weight, {})
     return [value for value in state.values() if isinstance(value, Tensor) and value.shape == weight.shape]
