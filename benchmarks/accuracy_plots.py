@@ -110,6 +110,7 @@ def _figure(
             axes = figure.add_subplot(1, len(measured), index)
             groups = groups_of(results, data)
             part = part_of([result for group in groups.values() for result in group.results])
+            axes.margins(0.12)
             draw(axes, groups, part)
             axes.set_title(data, loc="left")
             axes.grid(color="#e2e2e2", linewidth=0.8)
@@ -125,7 +126,7 @@ def _figure(
             for method in STYLES if method in methods and (alone or method != "dense")
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
-        heading, colour = (f"{title}. {SMOKE}", "#cc0000") if smoke else (title, "black")
+        heading, colour = (f"{title}\n{SMOKE}", "#cc0000") if smoke else (title, "black")
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=colour)
         return png(figure)
 

@@ -5,17 +5,31 @@ measured.
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 import yaml
 
-from accuracy_grid import Entry
+from accuracy_grid import Data, Entry
 from accuracy_processes import Locked, Processes, ProcessFailed
-from environment import REPOSITORY
+from accuracy_results import Measured, RunResult, read_result, write_result
+from accuracy_summary import Part
+from environment import REPOSITORY, Environment
+from runtime.errors import NeurotrailsError
+from runtime.files import atomic_write
+
+MEASURE = REPOSITORY / "benchmarks" / "accuracy_measure.py"
+
+
+SETTINGS = "study-settings"
+"""File in a run folder: the hash of the settings that it is trained with."""
+
+
+class OtherSettings(NeurotrailsError):  # noqa: N818 - reads as a statement
+    """A run folder was trained with other settings than those of the grid."""
 
 
 class Training(StrEnum):
@@ -33,9 +47,10 @@ class Study:
     runs: Path
     results: Path
     recipes: Path
-    overrides: tuple[str, ...] = ()
-    """Changes to every recipe, ahead of those of an entry."""
+    overrides: Mapping[Data, tuple[str, ...]] = field(default_factory=dict)
+    """Changes to a data set's recipe, ahead of those of an entry."""
     smoke: bool = False
+    """Whether runs only show that the code works."""
 
     def recipe(self, entry: Entry) -> Path:
         """Recipe of an entry's data set."""
@@ -51,7 +66,7 @@ class Study:
 
     def all_overrides(self, entry: Entry) -> tuple[str, ...]:
         """All changes to the recipe."""
-        return (*self.overrides, *entry.overrides)
+        return (*self.overrides.get(entry.data, ()), *entry.overrides)
 
     def settings_sha256(self, entry: Entry) -> str:
         """Hash of what decides an entry's result: the content of its recipe (comments aside) and the overrides."""
@@ -66,9 +81,27 @@ class Study:
         begun = states or any(self.run(entry).glob("members/*/checkpoints/step-*"))
         return Training.STARTED if begun else Training.MISSING
 
+    def claim(self, entry: Entry) -> None:
+        """Write down the settings of a run folder, if it is new. Raises OtherSettings when it has others."""
+        run, settings = self.run(entry), self.settings_sha256(entry)
+        if (run / SETTINGS).exists():
+            if (run / SETTINGS).read_text().strip() != settings:
+                raise OtherSettings(
+                    f"{run} was trained before its recipe or the grid changed. Remove it, or choose other --runs."
+                )
+        else:
+            run.mkdir(parents=True, exist_ok=True)
+            atomic_write(run / SETTINGS, f"{settings}\n".encode())
+
+    def measured(self, entry: Entry) -> RunResult | None:
+        """Result of an entry, None where there is none that was made by the same settings. Raises ResultError."""
+        result = read_result(self.result(entry))
+        return result if result is not None and result.settings_sha256 == self.settings_sha256(entry) else None
+
 
 def train(study: Study, entry: Entry, processes: Processes) -> None:
-    """Train an entry to its end, from wherever it stands. Raises Locked, or ProcessFailed."""
+    """Train an entry to its end, from wherever it stands. Raises OtherSettings, Locked, or ProcessFailed."""
+    study.claim(entry)
     state = study.training(entry)
     if state is Training.DONE:
         return
@@ -77,6 +110,36 @@ def train(study: Study, entry: Entry, processes: Processes) -> None:
         f"threads={processes.threads}", "--run", str(study.run(entry)),
     ]  # fmt: skip
     processes.run(study.run(entry), [*command, *(["--resume"] if state is Training.STARTED else [])], timed=True)
+
+
+def measure(study: Study, entry: Entry, part: Part, environment: Environment, processes: Processes) -> RunResult:
+    """Measure a trained entry on a part and write that into its result file. Raises OtherSettings, Locked, or
+    ProcessFailed.
+
+    The report part is measured first; a part that has been measured is not measured again.
+    """
+    study.claim(entry)
+    run, before = study.run(entry), study.measured(entry)
+    if before is not None and (part == "report" or before.test is not None):
+        return before
+    out = run / f"measured-{part}.json"
+    command = [sys.executable, str(MEASURE), str(run), "--part", part, "--out", str(out)]
+    processes.run(run, [*command, "--threads", str(processes.threads)])
+    found = Measured.model_validate_json(out.read_bytes())
+    result = RunResult(
+        smoke=study.smoke,
+        entry=entry,
+        recipe=_readable(study.recipe(entry)),
+        overrides=entry.overrides,
+        settings_sha256=study.settings_sha256(entry),
+        environment=environment.model_copy(update={"command": _command(entry, smoke=study.smoke)}),
+        training=found.training,
+        cost=found.cost,
+        report=found.quality if before is None else before.report,
+        test=None if before is None else found.quality,
+    )
+    write_result(study.result(entry), result)
+    return result
 
 
 def for_each(entries: Sequence[Entry], work: Callable[[Entry], str], processes: Processes, jobs: int) -> int:
@@ -89,7 +152,7 @@ def for_each(entries: Sequence[Entry], work: Callable[[Entry], str], processes: 
     def attempt(entry: Entry) -> tuple[Entry, str, bool]:
         try:
             return entry, work(entry), True
-        except (Locked, ProcessFailed) as error:
+        except (OtherSettings, Locked, ProcessFailed) as error:
             return entry, f"{type(error).__name__}: {error}", isinstance(error, Locked)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -102,6 +165,12 @@ def for_each(entries: Sequence[Entry], work: Callable[[Entry], str], processes: 
             processes.stop()
             raise
     return failed
+
+
+def _command(entry: Entry, *, smoke: bool) -> str:
+    """The command that makes this one result anywhere."""
+    choice = f"--stages {entry.stage} --data {entry.data} --seeds {entry.seed} --methods {entry.variant.method}"
+    return f"python benchmarks/accuracy.py {choice}{' --smoke' if smoke else ''}"
 
 
 def _readable(path: Path) -> str:
