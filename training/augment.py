@@ -106,7 +106,7 @@ def normalized(images: Tensor, spec: ImagePreprocessing) -> Tensor:
     def constant(*values: float) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=images.device).reshape(-1, 1, 1)
 
-    planes = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    planes = (images.unsqueeze(3) if images.ndim == 3 else images).permute(0, 3, 1, 2)
     scaled = (planes.float() / constant(255) - constant(*spec.mean)) / constant(*spec.std)
     return scaled.contiguous(memory_format=torch.channels_last)
 

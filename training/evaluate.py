@@ -53,6 +53,7 @@ def collect_logits(network: MultiHeadNetwork, batches: Batches) -> NDArray[np.fl
     """Logits of all heads on all examples in stored order, float32 [H, N, K]; the network's mode is restored."""
     was_training = network.training
     network.eval()
-    logits = [network(*batch.inputs).numpy() for batch in batches.in_order()]
+    device = next(network.parameters()).device
+    logits = [network(*batch.inputs).float().cpu().numpy() for batch in batches.in_order(device)]
     network.train(was_training)
     return np.concatenate(logits, axis=1)

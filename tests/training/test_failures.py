@@ -1,6 +1,7 @@
 """What goes wrong in training is named with its step, and the last checkpoint stays what it was."""
 
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from training.checkpoint import Checkpoint, all_checkpoints, read_progress
+from training.config import load_config
+from training.data import DataError
 from training.errors import ConfigError, TrainingError
 from training.loop import Trainer
 from training.train import train
@@ -107,3 +110,25 @@ def test_what_cannot_be_computed_here_is_refused(image_recipe: Path, tmp_path: P
     with pytest.raises(ConfigError, match="leaves -"):
         train(str(image_recipe), "sparsity.layers={'*conv*': 0.9}", run=str(tmp_path / "run"))
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_image_that_becomes_unreadable_is_named(
+    image_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(load_config(image_recipe).data.path or "", folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("training.data.image_sets.IN_MEMORY_BYTES", 0)  # images are decoded when a batch asks for them
+    genuine = Trainer.loss
+
+    def damage_at_step_4(self: Trainer, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.progress.step == 4:
+            for path in folder.rglob("*.png"):
+                path.write_bytes(path.read_bytes()[:90])
+        return genuine(self, logits, targets)
+
+    monkeypatch.setattr(Trainer, "loss", damage_at_step_4)
+    with pytest.raises(DataError, match=rf"{folder}/\w+/\d+\.png cannot be used: "):
+        train(str(image_recipe), f"data.path={folder}", run=str(tmp_path / "run"))
+    newest(tmp_path / "run")
+    assert read_progress(all_checkpoints(tmp_path / "run")[-1]).step >= 4

@@ -99,7 +99,7 @@ def load_listing(images: ImageSet, listing: Listing, place: str, image: ImageCon
     parts = read_parts({"train": listing.train, "test": listing.test}, image)
     for part, (examples, hashes) in parts.items():
         rows = enumerate(zip(hashes, examples.targets, strict=True))
-        digests |= {f"{part}/{row:07}/{listing.labels[target]}": own.tobytes().hex() for row, (own, target) in rows}
+        digests |= {f"{part}/{row:07}/{target}": own.tobytes().hex() for row, (own, target) in rows}
     return Dataset(
         name=images.name,
         modality="image",

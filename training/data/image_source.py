@@ -1,6 +1,7 @@
 """Encoded images, one by one, wherever they lie: files below a folder, or rows of a Hugging Face data set."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -134,8 +135,11 @@ def hash_images_once(source: ImageSource) -> NDArray[np.uint8]:
 
 
 def for_each_row(work: Callable[[int], None], count: int) -> None:
-    """Call `work(row)` for each row in a pool of as many threads as there are cores; raise the first row's error."""
-    cores = core_budget().cores
+    """Call `work(row)` for each row in a pool of as many threads as there are cores; raise the first row's error.
+
+    The processes that torchrun starts on one machine share its cores.
+    """
+    cores = max(1, core_budget().cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     step = max(1, min(256, count // (8 * cores)))
 
     def work_on_some(start: int) -> None:
