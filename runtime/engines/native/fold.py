@@ -44,6 +44,14 @@ def _constant_of_shape(attributes: Attributes, inputs: list[Array]) -> Array:
     return np.full(inputs[0], value[0])
 
 
+def _gather_elements(attributes: Attributes, inputs: list[Array]) -> Array:
+    data, indices = inputs
+    axis = attributes.get("axis", 0) % data.ndim
+    # Along the other axes the indices may end before the data does.
+    places = tuple(slice(None) if place == axis else slice(size) for place, size in enumerate(indices.shape))
+    return np.take_along_axis(data[places], indices, axis)
+
+
 FOLD: dict[str, Callable[[Attributes, list[Array]], Array]] = {
     "Add": lambda _, inputs: inputs[0] + inputs[1],
     "And": lambda _, inputs: inputs[0] & inputs[1],
@@ -56,7 +64,7 @@ FOLD: dict[str, Callable[[Attributes, list[Array]], Array]] = {
         inputs[0], np.broadcast_shapes(inputs[0].shape, tuple(inputs[1].tolist()))
     ),
     "Gather": lambda attributes, inputs: np.take(inputs[0], inputs[1], attributes.get("axis", 0)),
-    "GatherElements": lambda attributes, inputs: np.take_along_axis(inputs[0], inputs[1], attributes.get("axis", 0)),
+    "GatherElements": _gather_elements,
     "Identity": lambda _, inputs: inputs[0],
     "Mod": lambda _, inputs: np.mod(inputs[0], inputs[1]),
     "Mul": lambda _, inputs: inputs[0] * inputs[1],
