@@ -53,7 +53,10 @@ def collect_logits(network: MultiHeadNetwork, batches: Batches) -> NDArray[np.fl
     """Logits of all heads on all examples in stored order, float32 [H, N, K]; the network's mode is restored."""
     was_training = network.training
     network.eval()
-    device = next(network.parameters()).device
-    logits = [network(*batch.inputs).float().cpu().numpy() for batch in batches.in_order(device)]
+    weight = next(network.parameters())
+    logits = []
+    for batch in batches.in_order(weight.device):
+        inputs = (tensor.to(weight.dtype) if tensor.is_floating_point() else tensor for tensor in batch.inputs)
+        logits.append(network(*inputs).float().cpu().numpy())
     network.train(was_training)
     return np.concatenate(logits, axis=1)

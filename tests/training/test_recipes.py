@@ -15,7 +15,7 @@ from training.data.fetch import store
 from training.data.imagenet import IMAGENET
 from training.train import train
 
-SMALL = ["accelerator=cpu", "precision=fp32", "threads=1", "epochs=1", "batch_size=20", "sparsity.update_every=3"]
+SMALL = ["accelerator=cpu", "threads=1", "epochs=1", "batch_size=20", "sparsity.update_every=3"]
 
 
 def losses(run: Path) -> list[float]:
@@ -23,7 +23,8 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "step"]
 
 
-def test_the_cifar100_recipe_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_the_cifar100_recipe_trains(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     files = {}
     for name, count in (("train.bin", 500), ("test.bin", 20)):
@@ -33,7 +34,13 @@ def test_the_cifar100_recipe_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     store(tmp_path / "data", files)
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     monkeypatch.setattr("training.data.CIFAR100", replace(CIFAR100, files=replace(CIFAR100.files, sha256=sha256)))
-    own = [f"data.path={tmp_path / 'data'}", "network.depth=10", "network.width=1", "ensemble.blocks_in_head=2"]
+    own = [
+        f"precision={precision}",
+        f"data.path={tmp_path / 'data'}",
+        "network.depth=10",
+        "network.width=1",
+        "ensemble.blocks_in_head=2",
+    ]
     train("recipes/cifar100.yaml", *SMALL, *own, run=str(tmp_path / "run"))
     checkpoint = Checkpoint.open(tmp_path / "run")
     assert checkpoint.description.labels == CIFAR100.labels
