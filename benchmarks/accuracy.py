@@ -76,7 +76,6 @@ def accuracy(
         print(listing(study, entries))
         return
     processes, environment = Processes(threads), describe_environment(threads)
-    signal.signal(signal.SIGTERM, _interrupt)
 
     def work_on(entry: Entry) -> str:
         said = []
@@ -140,4 +139,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # the processes that train are told to end, too
     sys.exit(main())

@@ -71,6 +71,13 @@ def accuracy_over_disagreement(results: Sequence[RunResult]) -> bytes:
         others = [group for group in groups.values() if group.results[0].entry.variant.method != "neurotrails"]
         _line(axes, sweep, spread, quality, lambda group: f"{group.blocks_in_head} blocks")
         _points(axes, [*others, *sweep], spread, quality)
+        if "dense" in groups and (alone := quality(groups["dense"])) is not None:
+            colour, _, name = STYLES["dense"]
+            axes.axhline(alone.mean, color=colour, linestyle="--", linewidth=1)
+            axes.annotate(
+                name, (1, alone.mean), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+                ha="right", fontsize=8, color=colour,
+            )  # fmt: skip
         axes.set_xlabel("disagreement of the heads, % (density 0.2; labels: blocks in a head)")
         axes.set_ylabel(f"accuracy on the {part} part, %")
 

@@ -102,14 +102,17 @@ class Study:
 def train(study: Study, entry: Entry, processes: Processes) -> None:
     """Train an entry to its end, from wherever it stands. Raises OtherSettings, Locked, or ProcessFailed."""
     study.claim(entry)
-    state = study.training(entry)
-    if state is Training.DONE:
-        return
-    command = [
+    if study.training(entry) is not Training.DONE:
+        processes.run(study.run(entry), train_command(study, entry, processes.threads), timed=True)
+
+
+def train_command(study: Study, entry: Entry, threads: int) -> list[str]:
+    """The command that trains an entry from wherever it stands."""
+    resume = ["--resume"] if study.training(entry) is Training.STARTED else []
+    return [
         sys.executable, "-m", "neurotrails", "train", _readable(study.recipe(entry)), *study.all_overrides(entry),
-        f"threads={processes.threads}", "--run", str(study.run(entry)),
+        f"threads={threads}", "--run", str(study.run(entry)), *resume,
     ]  # fmt: skip
-    processes.run(study.run(entry), [*command, *(["--resume"] if state is Training.STARTED else [])], timed=True)
 
 
 def measure(study: Study, entry: Entry, part: Part, environment: Environment, processes: Processes) -> RunResult:
