@@ -15,7 +15,7 @@ SECONDS ?= 30
 VENV := .venv
 LATEST := .venv-latest
 SPARSEML := .venv-sparseml
-EXTRAS := train,serve,openvino,bench,dev
+EXTRAS := train,robustness,serve,openvino,bench,dev
 # DeepSparse's extra is empty where DeepSparse does not exist: other systems than Linux, Python 3.12 and later.
 CONSTRAINTS := constraints-deepsparse.txt
 INSTALL_INPUTS := pyproject.toml $(CONSTRAINTS)

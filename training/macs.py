@@ -1,8 +1,8 @@
 """Multiply-adds: of one forward pass, dense and with kept weights only, and of a run's training steps.
 
-Counted are convolutions and linear layers, once for each position at which a weight is used, and apart from them the
-products of two activations (attention), which no mask makes cheaper. Norms, activations, biases and lookups in
-embeddings are not counted. Texts are counted at their longest length.
+Counted are convolutions and linear layers, once for each position at which a weight is used, and apart from them what
+no mask makes cheaper: products of two activations (attention), and layers that no sparsity budget covers. Norms,
+activation functions, biases and lookups in embeddings are not counted. Texts are counted at their longest length.
 
     row = one_example(preprocessing)
     uses = weight_uses(network, row)                       # {"trunk.stem.weight": 1024, ...}
@@ -33,7 +33,7 @@ class Macs:
     effective: int
     """The same with kept weights only."""
     activation: int
-    """Of products of two activations, as in attention."""
+    """Of products of two activations, as in attention, and of layers that no sparsity budget covers."""
 
     @property
     def total(self) -> int:

@@ -24,6 +24,11 @@ def held_out_parts(checkpoint: Checkpoint) -> tuple[dict[str, Examples], Preproc
 
     Raises CheckpointError when the data is not what the run was trained on.
     """
+    return held_out(split_of(checkpoint)), open_preprocessor(checkpoint.description, checkpoint.tokenizer)
+
+
+def split_of(checkpoint: Checkpoint) -> Split:
+    """Load the run's data and divide it as the run did. Raises CheckpointError when it is other data by now."""
     description = checkpoint.description
     dataset = load_dataset(description.config.data)
     if dataset.sha256 != description.data_sha256:
@@ -31,11 +36,13 @@ def held_out_parts(checkpoint: Checkpoint) -> tuple[dict[str, Examples], Preproc
             f"The data has changed since {checkpoint.folder} was trained: sha256 {dataset.sha256[:12]} is not "
             f"{description.data_sha256[:12]}. Bring back the data, or train again."
         )
-    parts = divide(dataset, description.config)
+    return divide(dataset, description.config)
+
+
+def held_out(parts: Split) -> dict[str, Examples]:
+    """The parts that weights are not fitted on, by name; no `test` where the data has none."""
     named = {"select": parts.select, "calibrate": parts.calibrate, "report": parts.report}
-    if parts.test is not None:
-        named["test"] = parts.test
-    return named, open_preprocessor(description, checkpoint.tokenizer)
+    return named if parts.test is None else {**named, "test": parts.test}
 
 
 def divide(dataset: Dataset, config: TrainConfig) -> Split:
