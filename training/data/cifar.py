@@ -138,7 +138,7 @@ def from_hub(cifar: CifarSet, repository: str) -> dict[str, bytes]:
         if len(rows) % len(names):
             raise FetchError(f"the split {part} has {len(rows)} rows, which do not fill {len(names)} files")
         images = np.stack([np.asarray(image, dtype=np.uint8) for image in rows["img"]])
-        labels = np.array([rows[column] for column in cifar.hub_labels], dtype=np.uint8).T
+        labels = np.array([rows[column][:] for column in cifar.hub_labels], dtype=np.uint8).T
         records = np.concatenate([labels, images.transpose(0, 3, 1, 2).reshape(len(rows), PIXELS)], axis=1)
         files |= {name: own.tobytes() for name, own in zip(names, np.split(records, len(names)), strict=True)}
     return files

@@ -136,7 +136,7 @@ def list_hub_images(images: ImageSet, repository: str) -> Listing:
         if part not in splits:
             raise FetchError(f"it has no split {part}")
         rows = splits[part]
-        targets = np.asarray(rows["label"], dtype=np.int64)
+        targets = np.asarray(rows["label"][:], dtype=np.int64)
         if len(targets) and not 0 <= targets.min() <= targets.max() < len(names):
             raise FetchError(f"the split {part} has rows without a class")
         return ListedImages(HubImagesSource(rows, f"{images.repository} {part}"), targets)

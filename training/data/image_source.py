@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -146,6 +147,8 @@ def for_each_row(work: Callable[[int], None], count: int) -> None:
         for row in range(start, min(start + step, count)):
             work(row)
 
-    with ThreadPoolExecutor(cores) as pool:
+    # The decoder silences Pillow's warnings for a moment. Threads that do so at once may leave them silenced, which is
+    # undone here when all are done.
+    with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
         for _ in pool.map(work_on_some, range(0, count, step)):
             pass
