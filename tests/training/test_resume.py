@@ -1,5 +1,6 @@
 """A run that was killed and resumed ends with the same bytes as one that was not."""
 
+import json
 import os
 import random
 import signal
@@ -9,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import train_in_a_process
 from training.checkpoint import all_checkpoints
 from training.errors import CheckpointError
+from training.loop import Trainer
 from training.train import train
 
 
@@ -72,7 +75,6 @@ def test_resuming_with_other_settings_names_them(image_recipe: Path, image_run: 
 def test_resuming_with_other_threads_is_refused_unless_asked_for(
     image_recipe: Path, image_run: Path, tmp_path: Path
 ) -> None:
-    import json
     import shutil
 
     run = tmp_path / "copy"
@@ -82,3 +84,41 @@ def test_resuming_with_other_threads_is_refused_unless_asked_for(
     with pytest.raises(CheckpointError, match="trained with 7 threads, 1 process"):
         train(str(image_recipe), run=str(run), resume=True)
     train(str(image_recipe), run=str(run), resume=True, elsewhere=True)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "sparsity.regrow=momentum sparsity.prune=soft_magnitude sparsity.initial_density=0.9 sparsity.decay_until=0.6",
+        "sparsity.granularity=1x4 sparsity.distribution=uniform sparsity.scope=stage cycles=2 accumulate=2",
+        "method=static_sparse precision=bf16-mixed",
+        "method=treenet precision=fp64",
+    ],
+)
+def test_every_option_resumes_from_the_middle_to_the_same_bytes(
+    overrides: str, image_recipe: Path, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole" / "run", tmp_path / "cut" / "run"
+    changes = overrides.split()
+    train(str(image_recipe), *changes, run=str(whole))
+
+    class Cut(Exception):  # noqa: N818 - not an error
+        """The run stops here."""
+
+    genuine = Trainer.save
+
+    def stop_after(self: Trainer) -> None:
+        genuine(self)
+        if self.progress.step == 4:
+            raise Cut
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "save", stop_after)
+        with pytest.raises(Cut):
+            train(str(image_recipe), *changes, run=str(cut))
+    torch.manual_seed(1234)
+    train(str(image_recipe), *changes, run=str(cut), resume=True)
+    assert files(cut) == files(whole)
+    lines = [[json.loads(line) | {"time": 0} for line in (run / "metrics.jsonl").read_text().splitlines()]
+             for run in (whole, cut)]  # fmt: skip
+    assert lines[0] == lines[1]

@@ -98,7 +98,7 @@ class Masks:
     def apply(self) -> None:
         """Set inactive weights to zero."""
         for name, mask in self.masks.items():
-            self.weights[name].mul_(mask)
+            zero_outside(self.weights[name], mask)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -138,7 +138,7 @@ class Masks:
             )
             grown = kept | highest(scores, ~kept, target - survivors)
             for tensor in (weight, *moments_of(optimizer, weight)):
-                tensor.mul_(self._mask(name, kept))
+                zero_outside(tensor, self._mask(name, kept))
             mask = self._mask(name, grown)
             self.ever_active[name] = self.ever_active.get(name, torch.ones_like(mask)) | mask
             self.masks[name] = mask
@@ -174,6 +174,14 @@ class Masks:
     def _like(weight: Tensor, mask: Tensor) -> Tensor:
         """A copy of a mask on the device and in the memory layout of its weight: products are faster then."""
         return torch.empty_like(weight, dtype=torch.bool).copy_(mask)
+
+
+def zero_outside(tensor: Tensor, mask: Tensor) -> None:
+    """Set what a mask leaves out to zero, and never to the negative zero that a product may leave.
+
+    A checkpoint does not hold inactive weights: they come back as zero, and must not differ from those that stayed.
+    """
+    tensor.masked_fill_(~mask, 0.0)
 
 
 def gradient_of(weight: nn.Parameter) -> Tensor:
