@@ -39,6 +39,7 @@ class Quality(Record):
     """Nats, calibrated; so are Brier score (summed over classes), ECE (15 bins) and AURC."""
     brier: float
     ece: float
+    adaptive_ece: float
     aurc: float
     """Area under the risk-coverage curve: mean error when only the most confident rows are answered."""
     uncalibrated_nll: float

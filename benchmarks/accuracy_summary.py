@@ -162,11 +162,13 @@ def aims(groups: dict[str, Group], part: Part) -> tuple[Aim, ...]:
             )
         )
         kept, all_of_them = ours.results[0].cost.non_zeros, ensemble.results[0].cost.weights
+        covered, all_covered = ours.results[0].cost.covered_non_zeros, ensemble.results[0].cost.covered_weights
         decided.append(
             Aim(
                 "with at most a quarter of its weights",
                 kept <= WEIGHT_SHARE * all_of_them,
-                f"{kept:,} of {all_of_them:,}, {100 * kept / all_of_them:.1f} %",
+                f"{kept:,} of {all_of_them:,}, {100 * kept / all_of_them:.1f} %; of the weights that masks cover "
+                f"{100 * covered / all_covered:.1f} %",
             )
         )
     if ours and dense:

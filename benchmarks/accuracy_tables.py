@@ -63,9 +63,16 @@ def readme(results: Sequence[RunResult]) -> str:
         groups = groups_of(first, data)
         decided = aims(groups, part_of([result for group in groups.values() for result in group.results]))
         reached = sum(aim.reached for aim in decided)
-        lines += ["", f"Aims on {data}: {reached} of {len(decided)} reached."] if decided else []
-        lines += [f"{'Reached' if aim.reached else '**Missed**'}: {aim.text} ({aim.figures})." for aim in decided]
-    return "\n".join([*lines, "", "Everything else, with plots: [docs/study.md](docs/study.md)."])
+        if decided:
+            lines += ["", f"Aims of NeuroTrails at density 0.2 on {data}, {reached} of {len(decided)} reached:", ""]
+        lines += [f"- {'reached' if aim.reached else '**missed**'}: {aim.text} ({aim.figures})" for aim in decided]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "`python benchmarks/accuracy.py` makes this; everything else, with plots: [docs/study.md](docs/study.md).",
+        ]
+    )
 
 
 def study(results: Sequence[RunResult]) -> str:
@@ -86,9 +93,9 @@ def study(results: Sequence[RunResult]) -> str:
 def quality_table(groups: dict[str, Group], part: Part) -> list[str]:
     """What each variant's vote is worth."""
     lines = [
-        "| method | accuracy % | each head % | NLL | NLL before calibration | Brier | ECE | ECE before | AURC "
-        "| disagreement % | KL |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| method | accuracy % | each head % | NLL | NLL before calibration | Brier | ECE | ECE before | adaptive ECE "
+        "| AURC | disagreement % | KL |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for group in groups.values():
         heads = [100 * value for result in group.results for value in quality_of(result, part).head_accuracy]
@@ -101,6 +108,7 @@ def quality_table(groups: dict[str, Group], part: Part) -> list[str]:
             _mean(group.quality(part, lambda q: q.brier), 4),
             _mean(group.quality(part, lambda q: q.ece), 4),
             _mean(group.quality(part, lambda q: q.uncalibrated_ece), 4),
+            _mean(group.quality(part, lambda q: q.adaptive_ece), 4),
             _mean(group.quality(part, lambda q: q.aurc), 4),
             _each(group.quality(part, _disagreement), 2),
             _mean(group.quality(part, lambda q: q.kl), 4),

@@ -13,7 +13,7 @@ ROWS = 20
 def quality(part: str, right: int, *, heads: int = 3, disagreement: float = 0.1, nll: float = 0.5) -> Quality:
     """The first `right` of 20 rows are right."""
     return Quality(
-        part=part, rows=ROWS, accuracy=right / ROWS, nll=nll, brier=0.2, ece=0.03, aurc=0.02,
+        part=part, rows=ROWS, accuracy=right / ROWS, nll=nll, brier=0.2, ece=0.03, adaptive_ece=0.04, aurc=0.02,
         uncalibrated_nll=nll + 0.1, uncalibrated_ece=0.05, temperature=1.2, head_accuracy=(right / ROWS,) * heads,
         disagreement=disagreement if heads > 1 else None, kl=0.4 if heads > 1 else None,
         right=pack_rows(np.arange(ROWS) < right),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from accuracy_measure import pairwise_kl, risk_over_coverage
+from accuracy_measure import quality_of_logits
 from accuracy_plots import SMOKE, accuracy_over_non_zeros, write_plots
 from accuracy_results import ResultError, pack_rows, read_result, read_results, write_result
 from accuracy_summary import aims, blocks_sweep, chosen_blocks, difference, groups_of, part_of
@@ -43,18 +43,23 @@ def test_rows_are_packed_without_loss() -> None:
     assert (quality("test", 3).model_copy(update={"right": pack_rows(right)}).right_rows() == right).all()
 
 
-def test_risk_over_coverage_is_the_mean_error_of_the_most_confident() -> None:
-    confidence, right = np.array([0.2, 0.9, 0.5, 0.7]), np.array([True, True, False, False])
-    assert risk_over_coverage(confidence, right) == pytest.approx((0 / 1 + 1 / 2 + 2 / 3 + 2 / 4) / 4)
-
-
-def test_kl_is_averaged_over_ordered_pairs() -> None:
-    heads = np.random.default_rng(0).dirichlet(np.ones(4), size=(3, 5))
-    expected = [
-        sum(a * np.log(a / b) for a, b in zip(heads[p, row], heads[q, row], strict=True))
-        for p in range(3) for q in range(3) for row in range(5) if p != q
-    ]  # fmt: skip
-    assert pairwise_kl(heads) == pytest.approx(np.mean(expected))
+def test_what_a_vote_is_worth() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.standard_normal((3, 50, 4)).astype(np.float32)
+    targets = generator.integers(0, 4, 50)
+    found = quality_of_logits(logits, targets, part="report", temperature=1.7)
+    heads = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    voted = heads.mean(axis=0) ** (1 / 1.7)
+    voted /= voted.sum(axis=-1, keepdims=True)
+    right = voted.argmax(axis=-1) == targets
+    assert (found.right_rows() == right).all()
+    assert found.accuracy == right.mean()
+    assert found.nll == pytest.approx(-np.log(voted[np.arange(50), targets]).mean(), rel=1e-5)
+    assert found.uncalibrated_nll == pytest.approx(-np.log(heads.mean(axis=0)[np.arange(50), targets]).mean(), rel=1e-5)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    tops = logits.argmax(axis=-1)
+    assert found.disagreement == pytest.approx(np.mean([(tops[p] != tops[q]).mean() for p, q in pairs]))
+    assert found.head_accuracy == tuple((top == targets).mean() for top in tops)
 
 
 def test_figures_over_seeds() -> None:
@@ -123,7 +128,7 @@ def test_tables_show_every_seed_and_say_what_was_missed() -> None:
     assert "stage 1: 15 of 30 runs" in text
     assert "The budget is small" in text
     short = readme(a_study())
-    assert "Aims on fashion-mnist: 3 of 4 reached." in short
+    assert "Aims of NeuroTrails at density 0.2 on fashion-mnist, 3 of 4 reached:" in short
     assert "81.67 % (80.00 to 85.00)" in short
     assert readme([]) == study([]) == NOTHING
 
