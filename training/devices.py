@@ -1,6 +1,6 @@
 """Where a run computes: device, precision and processes, by Lightning Fabric.
 
-torchrun --nproc-per-node 2 -m neurotrails train recipes/fashion-mnist.yaml --run runs/two
+torchrun --nproc-per-node 2 -m -- neurotrails train recipes/fashion-mnist.yaml --run runs/two
 """
 
 import os

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.test_parallel import train as train_in_processes
 from tests.training.test_resume import files
 from training.checkpoint import Checkpoint, all_checkpoints
 from training.config import load_config
@@ -180,6 +181,19 @@ def test_a_recipe_that_starts_at_once_prunes_before_the_first_step(tmp_path: Pat
 
 
 @needs_sparseml
+def test_sparsities_by_layer_and_a_linear_schedule(tmp_path: Path) -> None:
+    by_layer = "\n      0.5: ['0.weight']\n      0.9: ['re:4.*weight']\n    inter_func: linear"
+    text = GRADUAL.replace("final_sparsity: 0.85", f"final_sparsity:{by_layer}").replace("__ALL_PRUNABLE__", "[]")
+    run = Run(recipe(tmp_path, text))
+    for step in range(14):
+        run.step(step)
+    assert run.pruning.kept() == {  # after 1.25 of 2.5 epochs of pruning
+        "0.weight": 288 - round(288 * (0.1 + 0.5) / 2),
+        "4.weight": 640 - round(640 * (0.1 + 0.9) / 2),
+    }
+
+
+@needs_sparseml
 def test_global_pruning_shares_one_budget(tmp_path: Path) -> None:
     run = Run(recipe(tmp_path, GRADUAL.replace("!Magnitude", "!GlobalMagnitude")))
     for step in range(3 * STEPS_PER_EPOCH):
@@ -286,12 +300,27 @@ def command(verb: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", "neurotrails", verb, *map(str, arguments)]
 
 
+def every_step(folder: Path) -> Path:
+    """A recipe that prunes after each step of the first two epochs, and before the first one."""
+    text = GRADUAL.replace("frequency: 0.25", "frequency: -1.0").replace("3.0", "2.0")
+    return recipe(folder, text.replace("start_epoch: 0.5", "start_epoch: 0.0"))
+
+
+@needs_sparseml
+def test_two_processes_end_with_the_same_bytes(tmp_path: Path, image_recipe: Path) -> None:
+    overrides = ("method=gradual_pruning", f"pruning_recipe={every_step(tmp_path)}", "batch_size=15", "accumulate=2")
+    first, second = train_in_processes(image_recipe, tmp_path, *overrides, processes=2)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    masks = {name: mask for name, mask in first.items() if name.startswith("mask.")}
+    assert masks
+    assert all(mask.sum() == mask.numel() - round(0.85 * mask.numel()) for mask in masks.values())
+
+
 @needs_sparseml
 def test_a_run_from_recipe_to_artifact(tmp_path: Path, image_recipe: Path) -> None:
-    every_step = EPOCHS + PRUNE.replace("frequency: 0.25", "frequency: -1.0").replace("3.0", "2.0")
-    pruning = recipe(tmp_path, every_step.replace("start_epoch: 0.5", "start_epoch: 0.0"))
     whole, killed, artifact = tmp_path / "whole", tmp_path / "killed", tmp_path / "artifact"
-    overrides = ("epochs=4", "method=gradual_pruning", f"pruning_recipe={pruning}")
+    overrides = ("epochs=4", "method=gradual_pruning", f"pruning_recipe={every_step(tmp_path)}")
     subprocess.run(command("train", image_recipe, *overrides, "--run", whole), check=True)
 
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
