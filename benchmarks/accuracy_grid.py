@@ -43,6 +43,8 @@ class Variant(BaseModel):
     heads: int = HEADS
     blocks_in_head: int | None = None
     """None: what the recipe says, for methods with a trunk; nothing is shared by the others."""
+    embeddings: bool = False
+    """Whether the budget covers token embeddings, too."""
 
 
 class Entry(BaseModel):
@@ -66,6 +68,8 @@ class Entry(BaseModel):
             parts.append(f"heads{variant.heads}")
         if variant.blocks_in_head is not None:
             parts.append(f"blocks{variant.blocks_in_head}")
+        if variant.embeddings:
+            parts.append("embeddings")
         return f"{self.data}/{'-'.join(parts)}"
 
     @property
@@ -84,6 +88,8 @@ class Entry(BaseModel):
             changes.append(f"ensemble.heads={variant.heads}")
         if variant.blocks_in_head is not None:
             changes.append(f"ensemble.blocks_in_head={variant.blocks_in_head}")
+        if variant.embeddings:
+            changes.append("sparsity.embeddings=true")
         return tuple(changes)
 
 
@@ -132,7 +138,7 @@ def _methods(stage: int) -> list[Variant]:
 
 
 def sweeps(data: Data) -> list[Variant]:
-    """NeuroTrails with one thing changed at a time: blocks in a head, density, heads.
+    """NeuroTrails with one thing changed at a time: blocks in a head, density, heads, sparse embeddings of texts.
 
     What stage 1 trains already comes out as the very same variant.
     """
@@ -141,6 +147,7 @@ def sweeps(data: Data) -> list[Variant]:
         *(Variant(method="neurotrails", density=0.2, blocks_in_head=index) for index in blocks),
         *(Variant(method="neurotrails", density=density) for density in (0.05, 0.1, 0.2, 0.5)),
         *(Variant(method="neurotrails", density=0.2, heads=heads) for heads in (2, 3, 5)),
+        *([Variant(method="neurotrails", density=0.2, embeddings=True)] if data == "newsgroups" else []),
     ]
 
 

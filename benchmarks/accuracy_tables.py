@@ -148,7 +148,8 @@ def title(group: Group) -> str:
     name = STYLES[variant.method][2]
     name += "" if variant.density == 1 else f", density {variant.density:g}"
     name += f", {variant.heads} heads" if f"-heads{variant.heads}" in group.name else ""
-    return name + ("" if variant.blocks_in_head is None else f", {variant.blocks_in_head} blocks in a head")
+    name += "" if variant.blocks_in_head is None else f", {variant.blocks_in_head} blocks in a head"
+    return name + (", sparse embeddings" if variant.embeddings else "")
 
 
 def _aims(groups: dict[str, Group], part: Part) -> list[str]:

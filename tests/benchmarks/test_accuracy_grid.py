@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 
-from accuracy_grid import BLOCKS, BLOCKS_IN_HEAD, DATA, HEADS, SEEDS, Data, GridError, Variant, grid, sweeps
+from accuracy_grid import BLOCKS, BLOCKS_IN_HEAD, DATA, HEADS, SEEDS, Data, Entry, GridError, Variant, grid, sweeps
 from environment import REPOSITORY
 from training.config import load_config
+from training.methods import topology
 from training.models.build import build_network
 
 ALL = grid()
@@ -30,8 +31,26 @@ def test_stage_two_adds_the_other_sparse_ensembles() -> None:
 
 @pytest.mark.parametrize("data", DATA)
 def test_sweeps_reach_from_a_shared_network_to_separate_ones(data: Data) -> None:
-    blocks = {v.blocks_in_head for v in sweeps(data) if (v.density, v.heads) == (0.2, HEADS)}
+    blocks = {v.blocks_in_head for v in sweeps(data) if (v.density, v.heads, v.embeddings) == (0.2, HEADS, False)}
     assert {BLOCKS_IN_HEAD[data] if index is None else index for index in blocks} == {*range(BLOCKS[data] + 1)}
+
+
+def test_overrides_are_what_makes_a_variant() -> None:
+    overrides = {entry.label: entry.overrides for entry in grid(data=("newsgroups",), seeds=(2,))}
+    assert overrides["newsgroups/dense"] == ("seed=2", "method=dense")
+    assert overrides["newsgroups/treenet"] == ("seed=2", "method=treenet", "ensemble.heads=3")
+    sparse = ("seed=2", "method=neurotrails", "sparsity.density=0.2", "ensemble.heads=3")
+    assert overrides["newsgroups/neurotrails-density0.2"] == sparse
+    assert overrides["newsgroups/neurotrails-density0.2-blocks0"] == (*sparse, "ensemble.blocks_in_head=0")
+    assert overrides["newsgroups/neurotrails-density0.2-embeddings"] == (*sparse, "sparsity.embeddings=true")
+    assert "newsgroups/neurotrails-density0.2-heads5" in overrides
+
+
+@pytest.mark.parametrize("entry", grid(seeds=(1,)), ids=lambda entry: entry.name)
+def test_every_entry_is_a_valid_configuration(entry: Entry) -> None:
+    config = load_config(REPOSITORY / "recipes" / f"study-{entry.data}.yaml", entry.overrides)
+    heads = topology(config).heads
+    assert (config.method, config.seed, heads) == (entry.variant.method, 1, entry.variant.heads)
 
 
 def test_every_prefix_is_balanced_over_seeds_within_a_stage() -> None:
