@@ -13,6 +13,8 @@ from runtime.vote import TINY, Vote, disagreement, pool, temper
 
 ECE_BINS = 15
 """Bins of both calibration errors (Guo et al., arXiv 1706.04599)."""
+BELOW_ONE = 1 - 2**-24
+"""The largest float32 below 1. torchmetrics would give a confidence of exactly 1 a sixteenth bin."""
 
 
 class Quality(Record):
@@ -77,8 +79,9 @@ def brier(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> flo
 
 def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
     """Expected calibration error of the top class: 15 bins of equal width over its confidence (torchmetrics)."""
+    below_one = np.minimum(probabilities, BELOW_ONE)
     value = multiclass_calibration_error(
-        torch.from_numpy(probabilities), torch.from_numpy(targets), probabilities.shape[1], n_bins=ECE_BINS
+        torch.from_numpy(below_one), torch.from_numpy(targets), probabilities.shape[1], n_bins=ECE_BINS
     )
     return float(value)
 

@@ -34,7 +34,7 @@ def foreign_data(against: str, description: RunDescription) -> tuple[Dataset, Ex
     if dataset.sha256 == description.data_sha256:
         raise ConfigError(f"{against} is the data that this run was trained on; name other data.")
     examples = dataset.test or dataset.train
-    return dataset, examples if image is None else _in_shape(examples, image)
+    return dataset, examples if image is None else in_shape(examples, image)
 
 
 def data_config(against: str, image: ImagePreprocessing | None) -> DataConfig:
@@ -83,7 +83,7 @@ def _image_config(image: ImagePreprocessing) -> ImageConfig:
     )
 
 
-def _in_shape(examples: Examples, image: ImagePreprocessing) -> Examples:
+def in_shape(examples: Examples, image: ImagePreprocessing) -> Examples:
     """Images in the size and mode of the network; those that have them already stay as they are."""
     shape = (image.height, image.width, 3) if image.mode == "RGB" else (image.height, image.width)
     if isinstance(examples.inputs, tuple) or examples.inputs.shape[1:] == shape:
