@@ -15,6 +15,7 @@ from runtime.errors import NeurotrailsError
 VERBS = {
     "train": ("training.train", "train", "train a sparse multi-head network from a recipe"),
     "evaluate": ("training.evaluate", "evaluate", "measure a checkpoint on held-out data"),
+    "report": ("training.report.report", "report", "write one HTML page about a run"),
     "export": ("export.export", "export", "turn a checkpoint into an artifact"),
     "verify": ("runtime.verify", "verify", "check an artifact: hashes, schema, graphs, parity of every engine"),
     "inspect": ("runtime.inspection", "inspect", "show what an artifact holds"),
