@@ -55,6 +55,7 @@ def predictions(
     exits = early_exit_curve(logits, targets, calibration, split=part)
     counts = confusion(voted.argmax(axis=1), targets, len(labels))
     rows = most_disputed(logits, MOST_EXAMPLES) if heads > 1 else most_confident_errors(logits, targets, MOST_EXAMPLES)
+    accuracies = [float((vote.argmax(axis=1) == targets).mean()) for vote in firsts]
     return Predictions(
         part=part,
         rows=len(targets),
@@ -78,7 +79,7 @@ def predictions(
             _reliability("After calibration", voted, targets, metrics.ece, f"temperature {temperature:.3f}"),
         ],
         selective=[
-            *([_exit_figure(exits, [float((vote.argmax(axis=1) == targets).mean()) for vote in firsts], calibration.voting_order)] if heads > 1 else []),
+            *([_exit_figure(exits, accuracies, calibration.voting_order)] if heads > 1 else []),
             _risk_figure(voted, targets),
         ],
         examples=show_examples(rows, examples, labels, logits, voted),

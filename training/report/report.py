@@ -31,9 +31,7 @@ from training.sparsity.masks import maskable_weights
 Part = Literal["select", "calibrate", "report", "test"]
 
 
-def report(
-    run: str, *, output: str | None = None, part: Part = "report", networks: tuple[str, ...] = ()
-) -> None:
+def report(run: str, *, output: str | None = None, part: Part = "report", networks: tuple[str, ...] = ()) -> None:
     """Write one self-contained HTML page about a run, finished or not.
 
     Args:
@@ -109,9 +107,7 @@ def _predict(checkpoint: Checkpoint, network: MultiHeadNetwork, part: Part) -> P
     parts, preprocessor = held_out_parts(checkpoint)
     if part not in parts:
         raise ConfigError(f"There is no part {part!r} of this data; choose one of {', '.join(parts)}.")
-    logits = {
-        name: logits_of(network, parts[name], preprocessor) for name in sorted({"calibrate", part})
-    }
+    logits = {name: logits_of(network, parts[name], preprocessor) for name in sorted({"calibrate", part})}
     return predictions(
         logits[part],
         parts[part],
@@ -178,7 +174,10 @@ def _log_notes(logs: Mapping[str, RunLog]) -> list[str]:
     notes = []
     for label, log in logs.items():
         if log.unreadable:
-            notes.append(f"{log.unreadable:,} lines of metrics.jsonl ({label}) cannot be read and are left out.")
+            lines = "1 line" if log.unreadable == 1 else f"{log.unreadable:,} lines"
+            notes.append(f"{lines} of metrics.jsonl ({label}) cannot be read, and nothing of it is shown.")
+        if log and not log.steps:
+            notes.append(f"{label}: too few steps were made for one to be logged, so loss and rates have no curves.")
         if log and not log.evaluations:
             notes.append(f"{label}: no epoch is complete, so nothing has been measured on held-out data.")
     return notes
