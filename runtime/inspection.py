@@ -175,6 +175,9 @@ def _quality(manifest: Manifest) -> list[str]:
     calibration, early_exit = manifest.calibration, manifest.early_exit
     temperatures = ", ".join(f"{value:.4f}" for value in calibration.temperatures)
     lines = [f"temperatures for 1 to {len(manifest.heads)} heads: {temperatures} ({_split(calibration)})"]
+    if calibration.order:
+        order = ", ".join(map(str, calibration.order))
+        lines.append(f"the checkpoint's heads in voting order, chosen on that split: {order}")
     rows: list[Cells] = [("split", "rows", "accuracy", "NLL", "Brier", "ECE", "accuracy of the heads", "disagreement")]
     for metrics in manifest.evaluation:
         heads = " ".join(f"{accuracy:.4f}" for accuracy in metrics.head_accuracy)

@@ -18,6 +18,7 @@ from export.stages import Example, export_stages
 from runtime.artifact import Artifact
 from runtime.errors import AlreadyExists
 from runtime.graph import dense_of, load_graph, sparse_constants, stored_weights
+from runtime.inspection import examine, render
 from runtime.manifest import TensorSpec
 from runtime.verify import verify
 from training.batches import Batches
@@ -150,6 +151,8 @@ def test_heads_are_exported_in_the_order_chosen_on_the_calibrate_part(
     )  # fmt: skip
     right = (logits["report"].argmax(axis=-1) == parts["report"].targets).mean(axis=1)
     assert manifest.evaluation[0].head_accuracy == tuple(right[list(expected.order)])
+    told = [line for line in render(examine(artifact)) if "heads in voting order" in line]
+    assert told[0].endswith(": " + ", ".join(map(str, expected.order)))
 
 
 def test_reordered_heads_take_their_masks_along(text_run: Path) -> None:

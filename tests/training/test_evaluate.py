@@ -89,6 +89,15 @@ def test_another_data_set_and_corruptions_are_measured_when_asked_for(
     assert len(found.robustness.corruptions) == 15
 
 
+def test_texts_of_another_table_are_told_from_known_ones(text_run: Path, tmp_path: Path) -> None:
+    """Half of the other texts are made of words that the network has never seen."""
+    lines = [f"{text},{label}" for text in ("zebra quartz", "the old root") for label in ("a", "b")]
+    (tmp_path / "other.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    found = evaluate_checkpoint(Checkpoint.open(text_run), "report", against=f"text-table={tmp_path / 'other.csv'}")
+    assert found.detection is not None
+    assert (found.detection.rows, found.detection.source) == (4, "text table other.csv")
+
+
 def test_the_same_checkpoint_gives_the_same_evaluation(text_run: Path) -> None:
     checkpoint = Checkpoint.open(text_run)
     assert evaluate_checkpoint(checkpoint, "report") == evaluate_checkpoint(checkpoint, "report")
