@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import CheckpointError, ConfigError
-from training.sparsity.masks import gradient_of, maskable_weights, moments_of
+from training.sparsity.masks import gradient_of, maskable_weights, moments_of, zero_outside
 
 SUPPORTED = ("EpochRangeModifier", "GMPruningModifier", "GlobalMagnitudePruningModifier", "MagnitudePruningModifier")
 """Modifiers of a recipe that work here."""
@@ -179,8 +179,8 @@ class GradualPruning:
                     combined[name] = mask.bool() & combined.get(name, torch.ones_like(mask, dtype=torch.bool))
         self.masks = {name: mask for name, mask in combined.items() if not bool(mask.all())}
         for name, mask in self.masks.items():
-            for moment in moments_of(self.optimizer, self.weights[name]):
-                moment.mul_(mask)
+            for tensor in (self.weights[name], *moments_of(self.optimizer, self.weights[name])):
+                zero_outside(tensor, mask)
         for name, ever in self.ever_active.items():
             ever |= self.masks.get(name, torch.ones_like(ever))
         total = sum(self.sizes().values())
