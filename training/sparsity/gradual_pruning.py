@@ -54,9 +54,8 @@ class GradualPruning:
         self.network, self.optimizer, self.steps_per_epoch = network, optimizer, steps_per_epoch
         self.recipe = _read(recipe)
         manager_class, logger_class = _sparseml()
-        silent = logger_class(
-            logging.getLogger("sparseml"), enabled=False
-        )  # by default it writes files to sparse_logs/
+        # Without a logger of its own, SparseML writes files to sparse_logs/ in the working directory.
+        silent = logger_class(logging.getLogger("sparseml"), enabled=False)
         try:
             self._manager = manager_class.from_yaml(str(recipe))
             self._manager.initialize(network, loggers=[silent])
