@@ -21,7 +21,7 @@ from training.data import Examples
 from training.errors import ConfigError
 from training.evaluation.agreement import agreement
 from training.evaluation.confidence import detection_scores, risk_coverage
-from training.evaluation.corruptions import measure_robustness
+from training.evaluation.corruptions import measure_robustness, require_corruptible
 from training.evaluation.cost import measure_cost
 from training.evaluation.document import Calibrated, Detection, Evaluation, HeadQuality, VoteQuality
 from training.evaluation.foreign import foreign_data
@@ -97,7 +97,10 @@ def evaluate_checkpoint(
     network, masks = checkpoint.network()
     cost = measure_cost(checkpoint, network, masks, fit_rows=len(split.fit))
     network.to(place)
-    foreign = foreign_data(against, description) if against is not None else None  # fails before the long part
+    # What cannot be measured fails before the long part.
+    foreign = foreign_data(against, description) if against is not None else None
+    if corruption_rows is not None:
+        require_corruptible(parts[part], rows=corruption_rows)
 
     logits = {name: logits_of(network, parts[name], preprocessor) for name in dict.fromkeys(("calibrate", part))}
     fit, fit_targets = logits["calibrate"], parts["calibrate"].targets

@@ -12,6 +12,7 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from training.data import Examples
 from training.errors import ConfigError, TrainingError
@@ -41,17 +42,14 @@ class MissingPackage(TrainingError):  # noqa: N818 - reads as a statement, like 
 def measure_robustness(examples: Examples, predict: Predict, *, rows: int) -> Robustness:
     """Accuracy and ECE of a vote under every corruption and severity, on at most `rows` seeded examples.
 
-    Raises ConfigError for texts, and MissingPackage.
+    Raises what `require_corruptible` raises.
     """
-    if isinstance(examples.inputs, tuple):
-        raise ConfigError("The common corruptions are of images; this network reads texts.")
-    if rows < 1:
-        raise ConfigError(f"corruption_rows is {rows}; at least one row is needed.")
+    require_corruptible(examples, rows=rows)
     order = np.random.default_rng(SEED).permutation(len(examples))[:rows]
     chosen = examples.take(np.sort(order))
     pixels = np.asarray(chosen.inputs)
     corruptions = []
-    for name in COMMON:
+    for name in tqdm(COMMON, desc="corruptions", leave=False):
         voted = [predict(Examples(corrupt(pixels, name, level), chosen.targets)) for level in SEVERITIES]
         corruptions.append(
             Corrupted(
@@ -68,6 +66,15 @@ def measure_robustness(examples: Examples, predict: Predict, *, rows: int) -> Ro
         mean_accuracy=float(np.mean([own.accuracy for own in corruptions])),
         corruptions=tuple(corruptions),
     )
+
+
+def require_corruptible(examples: Examples, *, rows: int) -> None:
+    """Raise ConfigError for texts and for fewer rows than one, MissingPackage without the library."""
+    if isinstance(examples.inputs, tuple):
+        raise ConfigError("The common corruptions are of images; this network reads texts.")
+    if rows < 1:
+        raise ConfigError(f"corruption_rows is {rows}; at least one row is needed.")
+    _library()
 
 
 def corrupt(pixels: NDArray[np.uint8], corruption: str, severity: int, *, seed: int = SEED) -> NDArray[np.uint8]:
