@@ -41,7 +41,7 @@ def show_examples(
                 note=note,
                 truth=labels[truth],
                 vote=labels[vote],
-                summary=f"{voted[row, vote]:.0%} by the vote; {len(set(first.tolist()))} different first choices",
+                summary=f"{voted[row, vote]:.0%} by the vote{_spread(set(first.tolist()), len(heads))}",
                 opinions=[
                     Opinion(labels[index], index == truth, [float(value) for value in heads[:, index]])
                     for index in [truth, *others][:MOST_CLASSES]
@@ -49,6 +49,12 @@ def show_examples(
             )
         )
     return shown
+
+
+def _spread(choices: set[int], heads: int) -> str:
+    if heads == 1:
+        return ""
+    return f"; {len(choices)} different first choices" if len(choices) > 1 else "; all heads choose it first"
 
 
 def _input(examples: Examples, row: int) -> tuple[str | None, str | None, str]:
