@@ -93,7 +93,9 @@ class Checkpoint:
         if (folder / "checkpoints").is_dir():
             folder = best_of_run(folder)
         elif (folder / "members").is_dir():
-            raise CheckpointError(f"{folder} is an ensemble whose members are not all trained. Go on with it: --resume.")
+            raise CheckpointError(
+                f"{folder} is an ensemble whose members are not all trained. Go on with it: --resume."
+            )
         try:
             description = RunDescription.model_validate_json((folder / "config.json").read_bytes())
             metrics = json.loads((folder / "metrics.json").read_bytes())
