@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from runtime.graph import dense_of, load_graph, sparse_constants, stored_weights
 from runtime.inspection import examine, render
 from runtime.manifest import TensorSpec
 from runtime.verify import verify
+from tests.engines import onnx_session
 from training.batches import Batches
 from training.calibration import calibrate, early_exit_curve
 from training.checkpoint import Checkpoint, best_of_run
@@ -250,7 +250,7 @@ def test_any_split_gives_pytorchs_logits(kind: str, blocks_in_head: int) -> None
     tensors = {"image": images.numpy()}
     outputs = []
     for exported_stage in stages:
-        session = onnxruntime.InferenceSession(exported_stage.model.SerializeToString())
+        session = onnx_session(exported_stage.model)
         feed = {name: tensors[name] for name in exported_stage.stage.inputs}
         [out] = session.run(None, feed)
         if exported_stage.stage.file == "trunk.onnx":
@@ -312,5 +312,5 @@ def test_transposed_weights_keep_their_values() -> None:
     model = trace(layer, [x], ["x"], ["y"], {})
     assert transpose_weights(model) == {"weight": (1, 0)}
     assert not [node for node in model.graph.node if node.op_type == "Transpose"]
-    [out] = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x.numpy()})
+    [out] = onnx_session(model).run(None, {"x": x.numpy()})
     np.testing.assert_allclose(out, layer(x).detach().numpy(), rtol=1e-5, atol=1e-6)

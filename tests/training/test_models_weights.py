@@ -3,13 +3,13 @@
 from typing import Literal
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 from export.stages import Example, export_stages
 from runtime.manifest import TensorSpec
+from tests.engines import onnx_session
 from training.checkpoint import pack, unpack
 from training.models.multihead import MultiHeadNetwork, Parts
 from training.sparsity.masks import Masks, maskable_weights, uncovered_weights
@@ -55,7 +55,7 @@ def test_a_shared_weight_is_covered_stored_and_exported_once(blocks_in_head: int
     stages, _ = export_stages(network, masks.masks, Example((images,), (spec,)), embeddings=False)
     tensors, logits = {"image": images.numpy()}, []
     for exported in stages:
-        session = onnxruntime.InferenceSession(exported.model.SerializeToString())
+        session = onnx_session(exported.model)
         [out] = session.run(None, {name: tensors[name] for name in exported.stage.inputs})
         if exported.stage.file == "trunk.onnx":
             tensors["features"] = out

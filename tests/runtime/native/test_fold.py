@@ -1,12 +1,12 @@
 """Nodes whose inputs are all known give what ONNX Runtime gives."""
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from runtime.engines.native.fold import FOLD
 from runtime.graph import OPSET
+from tests.engines import onnx_session
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (4, 5)), (1, (2, 7)), (-1, (1, 3)), (-2, (6, 1))])
@@ -19,6 +19,6 @@ def test_elements_are_gathered_as_onnx_runtime_gathers_them(axis: int, shape: tu
     tensors = [helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in ("data", "indices", "out")]
     graph = helper.make_graph([node], "one", tensors[:2], tensors[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = onnx_session(model)
     [expected] = session.run(None, {"data": data, "indices": indices})
     np.testing.assert_array_equal(FOLD["GatherElements"]({"axis": axis}, [data, indices]), expected)
