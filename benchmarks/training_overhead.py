@@ -16,6 +16,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from command_line import run_command
 from environment import REPOSITORY, Environment, describe_environment
@@ -84,10 +85,8 @@ class Pair:
         return taken[0], taken[1]
 
 
-def measure(name: str, threads: int, rounds: int, folder: Path) -> Overhead:
+def measure(name: str, config: TrainConfig, rounds: int, folder: Path) -> Overhead:
     """Measure one network."""
-    recipe, overrides = WORKS[name]
-    config = load_config(REPOSITORY / recipe, [*overrides, f"threads={threads}", "sparsity.stop_at=1"])
     data = prepare(config, "")
     fit = Batches(data.parts.fit, data.preprocessor, config.batch_size)
     dense = config.model_copy(update={"sparsity": config.sparsity.model_copy(update={"density": 1.0})})
@@ -100,15 +99,18 @@ def measure(name: str, threads: int, rounds: int, folder: Path) -> Overhead:
     for _ in range(rounds):
         plain.append(pair.seconds(next(batches), every))
         update.append(pair.seconds(next(batches), every - 1))  # the step after which an update is due
-    without, with_update = np.array(plain), np.array(update)
-    ratio = without[:, 1] / without[:, 0] - 1
-    ratio_update = with_update[:, 1] / with_update[:, 0] - 1
-    whole = estimate(ratio + (ratio_update - ratio) / every)
+    return overhead_of(name, np.array(plain), np.array(update), every)
+
+
+def overhead_of(name: str, plain: NDArray[np.float64], update: NDArray[np.float64], update_every: int) -> Overhead:
+    """What pairs of seconds say, [rounds, 2]: dense and sparse, in steps without and with an update."""
+    ratio, ratio_update = plain[:, 1] / plain[:, 0] - 1, update[:, 1] / update[:, 0] - 1
+    whole = estimate(ratio + (ratio_update - ratio) / update_every)
     return Overhead(
         work=name,
-        update_every=every,
-        rounds=rounds,
-        dense_seconds=float(np.median(np.concatenate([without[:, 0], with_update[:, 0]]))),
+        update_every=update_every,
+        rounds=len(plain),
+        dense_seconds=float(np.median(np.concatenate([plain[:, 0], update[:, 0]]))),
         plain=float(np.median(ratio)),
         update=float(np.median(ratio_update)),
         overhead=whole.median,
@@ -125,8 +127,15 @@ def training_overhead(*, threads: int = 2, rounds: int = 25, out: Path = REPOSIT
         out: Folder for training_overhead.json.
     """
     environment = describe_environment(threads)
+    configs = {
+        work: load_config(REPOSITORY / recipe, [*overrides, f"threads={threads}", "sparsity.stop_at=1"])
+        for work, (recipe, overrides) in WORKS.items()
+    }
     with tempfile.TemporaryDirectory(prefix="neurotrails-") as name:
-        works = tuple(measure(work, threads, rounds, Path(name) / str(index)) for index, work in enumerate(WORKS))
+        works = tuple(
+            measure(work, config, rounds, Path(name) / str(index))
+            for index, (work, config) in enumerate(configs.items())
+        )
     print(f"{'network':24} {'dense step':>11} {'plain':>8} {'update':>8} {'overhead':>9}   aim {MOST:.0%}")
     for each in works:
         print(
