@@ -45,6 +45,13 @@ class Variant(BaseModel):
     """None: what the recipe says, for methods with a trunk; nothing is shared by the others."""
     embeddings: bool = False
     """Whether the budget covers token embeddings, too."""
+    from_dense: bool = False
+    """Whether training begins dense, and the density falls in its first half (dense to sparse)."""
+
+    @property
+    def kind(self) -> str:
+        """What plots and tables tell apart: the method, and NeuroTrails that begins dense."""
+        return "dense_to_sparse" if self.from_dense else self.method
 
 
 class Entry(BaseModel):
@@ -70,6 +77,8 @@ class Entry(BaseModel):
             parts.append(f"blocks{variant.blocks_in_head}")
         if variant.embeddings:
             parts.append("embeddings")
+        if variant.from_dense:
+            parts.append("fromdense")
         return f"{self.data}/{'-'.join(parts)}"
 
     @property
@@ -90,6 +99,8 @@ class Entry(BaseModel):
             changes.append(f"ensemble.blocks_in_head={variant.blocks_in_head}")
         if variant.embeddings:
             changes.append("sparsity.embeddings=true")
+        if variant.from_dense:
+            changes += ["sparsity.initial_density=1", "sparsity.decay_until=0.5"]
         return tuple(changes)
 
 
@@ -134,7 +145,10 @@ def _methods(stage: int) -> list[Variant]:
             Variant(method="neurotrails", density=0.1),
         ]
     others: tuple[Method, ...] = ("static_sparse", "dst_ensemble", "edst_ensemble")
-    return [Variant(method=method, density=0.2) for method in others]
+    return [
+        Variant(method="neurotrails", density=0.2, from_dense=True),
+        *(Variant(method=method, density=0.2) for method in others),
+    ]
 
 
 def sweeps(data: Data) -> list[Variant]:

@@ -20,6 +20,7 @@ STYLES = {
     "full_ensemble": ("#D55E00", "^", "full ensemble"),
     "treenet": ("#009E73", "v", "TreeNet"),
     "neurotrails": ("#0072B2", "o", "NeuroTrails"),
+    "dense_to_sparse": ("#000000", "*", "NeuroTrails, dense to sparse"),
     "static_sparse": ("#E69F00", "P", "static masks"),
     "dst_ensemble": ("#CC79A7", "D", "DST ensemble"),
     "edst_ensemble": ("#56B4E9", "X", "EDST ensemble"),
@@ -51,7 +52,7 @@ def accuracy_over_non_zeros(results: Sequence[RunResult]) -> bytes:
         sizes: Figures = lambda group: group.over_seeds(lambda result: result.cost.non_zeros)  # noqa: E731
         quality: Figures = lambda group: _percent(group.quality(part, lambda q: q.accuracy))  # noqa: E731
         sweep = density_sweep(groups)
-        others = [group for group in groups.values() if group.results[0].entry.variant.method != "neurotrails"]
+        others = [group for group in groups.values() if group.results[0].entry.variant.kind != "neurotrails"]
         _line(axes, sweep, sizes, quality, lambda group: f"{group.results[0].entry.variant.density:g}")
         _points(axes, [*others, *sweep], sizes, quality)
         _log_x(axes, EngFormatter(sep=""))
@@ -68,7 +69,7 @@ def accuracy_over_disagreement(results: Sequence[RunResult]) -> bytes:
         spread: Figures = lambda group: _percent(group.quality(part, lambda q: q.disagreement))  # noqa: E731
         quality: Figures = lambda group: _percent(group.quality(part, lambda q: q.accuracy))  # noqa: E731
         sweep = blocks_sweep(groups)
-        others = [group for group in groups.values() if group.results[0].entry.variant.method != "neurotrails"]
+        others = [group for group in groups.values() if group.results[0].entry.variant.kind != "neurotrails"]
         _line(axes, sweep, spread, quality, lambda group: f"{group.blocks_in_head} blocks")
         _points(axes, [*others, *sweep], spread, quality)
         if "dense" in groups and (alone := quality(groups["dense"])) is not None:
@@ -91,7 +92,7 @@ def nll_over_training_macs(results: Sequence[RunResult]) -> bytes:
         macs: Figures = lambda group: group.over_seeds(lambda r: r.cost.training_macs_to_dense)  # noqa: E731
         quality: Figures = lambda group: group.quality(part, lambda q: q.nll)  # noqa: E731
         sweep = density_sweep(groups)
-        others = [group for group in groups.values() if group.results[0].entry.variant.method != "neurotrails"]
+        others = [group for group in groups.values() if group.results[0].entry.variant.kind != "neurotrails"]
         _line(axes, sweep, macs, quality, lambda group: f"{group.results[0].entry.variant.density:g}")
         _points(axes, [*others, *sweep], macs, quality)
         _log_x(axes, FuncFormatter(lambda value, _: f"{value:g}x"))
@@ -126,7 +127,7 @@ def _figure(
             if smoke:
                 axes.text(0.5, 0.5, "SMOKE", transform=axes.transAxes, ha="center", va="center", fontsize=48,
                           color="#cc0000", alpha=0.15, rotation=25)  # fmt: skip
-        methods = dict.fromkeys(result.entry.variant.method for result in results)
+        methods = dict.fromkeys(result.entry.variant.kind for result in results)
         handles = [
             Line2D([], [], color=STYLES[method][0], marker=STYLES[method][1], linestyle="", markersize=7,
                    label=STYLES[method][2])
@@ -144,7 +145,7 @@ def _points(axes: Axes, groups: Sequence[Group], x: Figures, y: Figures) -> None
         across, up = x(group), y(group)
         if across is None or up is None:
             continue
-        colour, marker, _ = STYLES[group.results[0].entry.variant.method]
+        colour, marker, _ = STYLES[group.results[0].entry.variant.kind]
         axes.plot(across.values, up.values, marker, color=colour, markersize=3.5, alpha=0.5, linestyle="")
         axes.errorbar(
             across.mean, up.mean, yerr=up.deviation, xerr=across.deviation or None, color=colour, marker=marker,

@@ -145,7 +145,7 @@ def cost_table(groups: dict[str, Group]) -> list[str]:
 def title(group: Group) -> str:
     """Name of a variant for readers, such as `NeuroTrails, density 0.2`."""
     variant = group.results[0].entry.variant
-    name = STYLES[variant.method][2]
+    name = STYLES[variant.kind][2]
     name += "" if variant.density == 1 else f", density {variant.density:g}"
     name += f", {variant.heads} heads" if f"-heads{variant.heads}" in group.name else ""
     name += "" if variant.blocks_in_head is None else f", {variant.blocks_in_head} blocks in a head"

@@ -24,9 +24,10 @@ def test_stage_one_compares_the_four_methods_with_three_seeds_on_both_data_sets(
     assert labels == {f"{name}/{variant}": 3 for name in DATA for variant in variants}
 
 
-def test_stage_two_adds_the_other_sparse_ensembles() -> None:
+def test_stage_two_adds_what_begins_dense_and_the_other_sparse_ensembles() -> None:
     labels = {entry.label.split("/")[1] for entry in grid(stages=(2,))}
-    assert labels == {"static_sparse-density0.2", "dst_ensemble-density0.2", "edst_ensemble-density0.2"}
+    others = {"static_sparse-density0.2", "dst_ensemble-density0.2", "edst_ensemble-density0.2"}
+    assert labels == {"neurotrails-density0.2-fromdense", *others}
 
 
 @pytest.mark.parametrize("data", DATA)
@@ -43,6 +44,8 @@ def test_overrides_are_what_makes_a_variant() -> None:
     assert overrides["newsgroups/neurotrails-density0.2"] == sparse
     assert overrides["newsgroups/neurotrails-density0.2-blocks0"] == (*sparse, "ensemble.blocks_in_head=0")
     assert overrides["newsgroups/neurotrails-density0.2-embeddings"] == (*sparse, "sparsity.embeddings=true")
+    falling = ("sparsity.initial_density=1", "sparsity.decay_until=0.5")
+    assert overrides["newsgroups/neurotrails-density0.2-fromdense"] == (*sparse, *falling)
     assert "newsgroups/neurotrails-density0.2-heads5" in overrides
 
 
