@@ -16,7 +16,7 @@ VERBS = {
     "train": ("training.train", "train", "train a sparse multi-head network from a recipe"),
     "evaluate": ("training.evaluate", "evaluate", "measure a checkpoint on held-out data"),
     "report": ("training.report.report", "report", "write one HTML page about a run"),
-    "export": ("export.export", "export", "turn a checkpoint into an artifact"),
+    "export": ("export.export", "export", "turn a checkpoint into an artifact, an artifact into one ONNX file"),
     "verify": ("runtime.verify", "verify", "check an artifact: hashes, schema, graphs, parity of every engine"),
     "inspect": ("runtime.inspection", "inspect", "show what an artifact holds"),
     "predict": ("runtime.predict", "predict", "predict images or texts without a server"),
@@ -25,7 +25,7 @@ VERBS = {
 }
 """Verb -> module, function, what it does."""
 
-EXTRAS = {"training": "train", "export": "train", "server": "serve"}
+EXTRAS = {"training": "train", "server": "serve"}
 """Package -> the extra that holds what it needs."""
 
 

@@ -1,122 +1,91 @@
-"""The verb `export`: checkpoint -> artifact, written only if it is what the checkpoint is.
+"""The verb `export`: checkpoint -> artifact, artifact -> one ONNX file, or both in one go.
 
-neurotrails export runs/fashion-mnist models/fashion-mnist
+neurotrails export runs/fashion-mnist exports/fashion-mnist
+neurotrails export exports/fashion-mnist --fused fashion-mnist.onnx
+neurotrails export runs/fashion-mnist exports/fashion-mnist --fused fashion-mnist.onnx
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor, nn
-
-from export.artifact import ArtifactDescription, write_artifact
-from runtime.manifest import Metrics, Provenance, TextPreprocessing
-from training.batches import Batches
-from training.calibration import calibrate, early_exit_curve
-from training.checkpoint import Checkpoint
-from training.evaluate import collect_logits
-from training.metrics import measure
-from training.models.multihead import MultiHeadNetwork
-from training.models.registry import load_networks
-from training.preparation import EVALUATION_BATCH, held_out_parts
-
-PARITY_ROWS = 256
-"""Genuine held-out rows that are compared too, beside the synthetic reference."""
+from export.errors import ExportMisused, TrainingNotInstalled
+from export.fused import require_new, write_fused
+from runtime.artifact import Artifact
 
 
 def export(
-    checkpoint: str,
-    artifact: str,
+    source: str,
+    artifact: str | None = None,
     *,
+    fused: str | None = None,
     name: str | None = None,
-    version: str = "1",
-    description: str = "",
-    vote: Literal["probabilities", "logits"] = "probabilities",
+    version: str | None = None,
+    description: str | None = None,
+    vote: Literal["probabilities", "logits"] | None = None,
     networks: tuple[str, ...] = (),
 ) -> None:
-    """Export a checkpoint as an artifact.
+    """Export a checkpoint as an artifact; fuse an artifact into one ONNX file.
+
+    The fused file is standard ONNX and runs in plain ONNX Runtime. It takes the tensors that the artifact takes
+    (`neurotrails inspect` lists them: normalized float32 images, or int64 token ids and mask) and gives `probabilities`
+    [batch, classes], the calibrated vote of all heads, and `logits_0`, `logits_1`, ... [batch, classes] of each head in
+    voting order, all float32. Its metadata hold labels and preprocessing. Fusing needs no PyTorch.
 
     Args:
-        checkpoint: A run folder (its best checkpoint is taken) or a checkpoint folder.
-        artifact: Folder to write; it must not exist.
-        name: Name of the artifact; the run's name if not given.
-        version: Version of the artifact.
+        source: A run folder (its best checkpoint is taken) or a checkpoint folder; to fuse only, an artifact folder.
+        artifact: Artifact folder to write; it must not exist. Leave it out where the source is an artifact.
+        fused: ONNX file to write; it must not exist.
+        name: Name of the artifact. Default: the run's name.
+        version: Version of the artifact. Default: 1.
         description: One sentence on what the model does.
-        vote: What is averaged over the heads.
+        vote: What is averaged over the heads. Default: probabilities.
         networks: Python files that register networks of your own, for `network: {kind: custom, name: ...}`.
+
+    Raises:
+        AlreadyExists: The artifact or the file exists.
+        ArtifactError: The artifact to fuse is not what it says.
+        CheckpointError: The checkpoint cannot be read.
+        ExportMisused: The arguments do not go together.
+        ExportRefused: What was to be written would not be what the source is.
+        TrainingNotInstalled: PyTorch is missing, which a checkpoint needs.
     """
-    load_networks(networks)
-    source = Checkpoint.open(checkpoint)
-    run = source.description
-    network, masks = source.network()
-    parts, preprocessor = held_out_parts(source)
-    logits, targets = {}, {}
-    for part in ("calibrate", "report", *(["test"] if "test" in parts else [])):
-        print(f"Evaluating on {part} ({len(parts[part]):,} examples)", file=sys.stderr)
-        logits[part] = collect_logits(network, Batches(parts[part], preprocessor, EVALUATION_BATCH))
-        targets[part] = parts[part].targets
-    calibration = calibrate(logits["calibrate"], targets["calibrate"], vote=vote, split="calibrate")
-    exits = early_exit_curve(logits["report"], targets["report"], calibration, vote=vote, split="report")
-    order = list(calibration.voting_order)
-    evaluation: list[Metrics] = [
-        measure(logits[part][order], targets[part], vote=vote, split=part, temperature=calibration.temperatures[-1])
-        for part in logits
-        if part != "calibrate"
-    ]
-    masks = reorder_heads(network, masks, order)
-    genuine = next(Batches(parts["calibrate"], preprocessor, PARITY_ROWS).in_order())
-    manifest = write_artifact(
-        Path(artifact),
-        network,
-        masks,
-        ArtifactDescription(
-            name=name or run.config.name,
-            version=version,
-            description=description,
-            labels=run.labels,
-            preprocessing=run.preprocessing,
-            tokenizer=source.tokenizer.read_text(encoding="utf-8")
-            if isinstance(run.preprocessing, TextPreprocessing)
-            else None,
-            vote=vote,
-            calibration=calibration,
-            early_exit=exits,
-            evaluation=tuple(evaluation),
-            provenance=_provenance(source),
-        ),
-        embeddings=run.config.sparsity.embeddings,
-        genuine={"calibrate part": genuine.inputs},
-    )
-    size = sum(entry.bytes for entry in manifest.files.values()) / 2**20
-    test = evaluation[-1]
-    print(
-        f"{artifact}: {len(manifest.heads)} heads, density {manifest.sparsity.density:.3f}, {size:.1f} MiB, "
-        f"{test.split} accuracy {test.accuracy:.4f}",
-        file=sys.stderr,
-    )
-
-
-def reorder_heads(network: MultiHeadNetwork, masks: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
-    """Put the heads of a network into `order`, its index of each; return the masks by their weights' new names."""
-    network.heads = nn.ModuleList(network.heads[index] for index in order)
-    places = {f"heads.{index}.": f"heads.{place}." for place, index in enumerate(order)}
-    renamed = {}
-    for name, mask in masks.items():
-        prefix = next((prefix for prefix in places if name.startswith(prefix)), "")
-        renamed[places.get(prefix, "") + name.removeprefix(prefix)] = mask
-    return renamed
-
-
-def _provenance(source: Checkpoint) -> Provenance:
-    run = source.description
-    return Provenance(
-        config_sha256=run.config.sha256,
-        code_version=run.code_version,
-        command=run.command,
-        seed=run.config.seed,
-        data_source=f"{run.data_source} (sha256 {run.data_sha256})",
-        steps=source.metrics["step"],
-        packages={package: package_version(package) for package in ("numpy", "onnx", "onnxruntime", "torch")},
-    )
+    if artifact is None:
+        if fused is None:
+            raise ExportMisused(
+                f"Say what to write from {source}: an artifact folder if it is a checkpoint, --fused FILE if it is "
+                "an artifact."
+            )
+        described = {"name": name, "version": version, "description": description, "vote": vote, "networks": networks}
+        given = [f"--{option}" for option, value in described.items() if value not in (None, ())]
+        if given:
+            raise ExportMisused(
+                f"{' '.join(given)} cannot change the artifact {source}, which is fused as it is. Name a checkpoint "
+                "and the artifact folder to write."
+            )
+    if fused is not None:
+        require_new(Path(fused), Path(artifact or source))
+    if artifact is not None:
+        try:
+            # Here, so that fusing needs no PyTorch.
+            from export.checkpoint import export_checkpoint
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] in ("export", "training", "runtime"):
+                raise
+            raise TrainingNotInstalled(
+                f"Exporting a checkpoint needs {error.name}: pip install 'neurotrails[train]'. Fusing an artifact "
+                "does not."
+            ) from error
+        export_checkpoint(
+            source,
+            artifact,
+            name=name,
+            version=version or "1",
+            description=description or "",
+            vote=vote or "probabilities",
+            networks=networks,
+        )
+    if fused is not None:
+        opened = Artifact.open(artifact or source)
+        size = write_fused(opened, Path(fused)) / 2**20
+        print(f"{fused}: {len(opened.manifest.heads)} heads and their vote, {size:.1f} MiB", file=sys.stderr)

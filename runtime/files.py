@@ -17,7 +17,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises AlreadyExists when `path` exists: folders written this way are immutable.
     """
     if path.exists():
-        raise AlreadyExists(f"{path} exists already and is never overwritten. Remove it or choose another name.")
+        raise already_exists(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     try:
@@ -35,8 +35,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write or replace one file."""
+def atomic_write(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write one file. Where it may not replace another, raises AlreadyExists if `path` exists by then."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
     try:
@@ -45,10 +45,27 @@ def atomic_write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(partial).chmod(0o644)
-        Path(partial).rename(path)
+        if replace:
+            Path(partial).rename(path)
+        else:
+            _link(Path(partial), path)
+            Path(partial).unlink()
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def already_exists(path: Path) -> AlreadyExists:
+    """Return the error to raise when `path` would be overwritten."""
+    return AlreadyExists(f"{path} exists already and is never overwritten. Remove it or choose another name.")
+
+
+def _link(partial: Path, path: Path) -> None:
+    """Give a file its second name: unlike a rename, this fails when the name has been taken meanwhile."""
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError as error:
+        raise already_exists(path) from error
 
 
 def _sync(path: Path) -> None:

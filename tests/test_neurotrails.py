@@ -75,6 +75,7 @@ def test_a_missing_argument_is_wrong_usage(verb: str, capsys: pytest.CaptureFixt
         (["train", "nowhere.yaml", "--run", "runs/x"], "nowhere.yaml"),
         (["evaluate", "nowhere"], "nowhere"),
         (["export", "nowhere", "out"], "nowhere"),
+        (["export", "nowhere", "--fused", "out.onnx"], "nowhere is not an artifact"),
     ],
 )
 def test_errors_end_with_one_sentence(arguments: list[str], problem: str) -> None:
@@ -88,12 +89,21 @@ def test_errors_end_with_one_sentence(arguments: list[str], problem: str) -> Non
 
 @pytest.mark.parametrize(
     ("verb", "package", "extra"),
-    [("train", "torch", "train"), ("export", "torch", "train"), ("serve", "fastapi", "serve")],
+    [("train", "torch", "train"), ("serve", "fastapi", "serve")],
 )
 def test_a_missing_extra(verb: str, package: str, extra: str) -> None:
     done = _run(verb, "--help", without=(package,))
     assert done.returncode == 1
     assert done.stderr == f"{verb} needs {package}: pip install 'neurotrails[{extra}]'\n"
+
+
+def test_a_checkpoint_needs_pytorch_and_an_artifact_does_not(tmp_path: Path) -> None:
+    done = _run("export", "nowhere", str(tmp_path / "artifact"), without=("torch",))
+    assert done.returncode == 1
+    assert done.stderr.startswith("neurotrails export: Exporting a checkpoint needs torch: pip install 'neurotrails[tr")
+    done = _run("export", "models/newsgroups", "--fused", str(tmp_path / "fused.onnx"), without=("torch",))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "fused.onnx").stat().st_size > 1_000_000
 
 
 def test_only_the_chosen_verb_is_imported() -> None:

@@ -1,6 +1,7 @@
 """ONNX Runtime: dense arithmetic, runs everywhere; the reference that other engines are checked against."""
 
 import threading
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,28 +25,34 @@ class OnnxRuntimeEngine(Engine):
     version = str(ort.__version__)
 
     def _load(self) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        pool = _shared_pool(self.options.cores)
-        if pool is None:
-            options.intra_op_num_threads = 1  # computes in the calling thread
-        else:
-            options.use_per_session_threads = False  # once there is a shared pool, every session must use it
-            if pool != self.options.cores:
-                self.notes = (f"computes on the {pool} cores of the process-wide pool, which cannot be resized",)
         self._sessions = {}
         for stage in self.artifact.manifest.stages:
-            path = self.artifact.path(stage.file)
-            try:
-                self._sessions[stage.file] = ort.InferenceSession(
-                    path, options, providers=["CPUExecutionProvider"], enable_fallback=0
-                )
-            except Exception as error:  # its exceptions share no base class
-                raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from error
+            self._sessions[stage.file], pool = open_session(self.artifact.path(stage.file), self.options.cores)
+        if pool not in (None, self.options.cores):
+            self.notes = (f"computes on the {pool} cores of the process-wide pool, which cannot be resized",)
 
     def _run(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:
         outputs = self._sessions[stage.file].run(stage.outputs, tensors)
         return dict(zip(stage.outputs, outputs, strict=True))
+
+
+def open_session(model: Path | bytes, cores: int) -> tuple[ort.InferenceSession, int | None]:
+    """Load an ONNX file, or its bytes; also return the size of the pool it computes on, None for the calling thread.
+
+    Raises EngineError.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    pool = _shared_pool(cores)
+    if pool is None:
+        options.intra_op_num_threads = 1  # computes in the calling thread
+    else:
+        options.use_per_session_threads = False  # once there is a shared pool, every session must use it
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0), pool
+    except Exception as error:  # its exceptions share no base class
+        what = model if isinstance(model, Path) else "the graph"
+        raise EngineError(f"ONNX Runtime cannot load {what}: {error}") from error
 
 
 def _shared_pool(cores: int) -> int | None:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from export.checkpoint import reorder_heads
 from export.errors import ExportRefused
-from export.export import export, reorder_heads
+from export.export import export
 from export.graphs import SPARSE_BELOW, Weight, fold_norms, make_sparse, trace, transpose_weights
 from export.stages import Example, export_stages
 from runtime.artifact import Artifact
