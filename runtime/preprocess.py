@@ -101,11 +101,12 @@ class ImagePreprocessor(Preprocessor):
     def resize(self, image: Image.Image) -> Image.Image:
         """Bring the shorter side to `resize_shorter`, then crop the centre."""
         spec = self.spec
-        scale = spec.resize_shorter / min(image.size)
         # Only the part of the image that the crop keeps is resampled: an extreme strip cannot blow up memory.
-        width, height = spec.width / scale, spec.height / scale
+        # Multiplied first: where the crop keeps all, the quotient is exact, and the corner no rounding error below 0.
+        shorter = min(image.size)
+        width, height = spec.width * shorter / spec.resize_shorter, spec.height * shorter / spec.resize_shorter
         left, top = (image.width - width) / 2, (image.height - height) / 2
-        if (image.width, image.height) == (spec.width, spec.height) and scale == 1:
+        if image.size == (spec.width, spec.height) and shorter == spec.resize_shorter:
             return image
         return image.resize((spec.width, spec.height), self._resample, box=(left, top, left + width, top + height))
 
