@@ -73,13 +73,18 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         version = document["schema_version"]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise ArtifactError(f"{where}: {MANIFEST} is not a manifest ({error!r}). Export the artifact again.") from error
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if type(version) is not int:  # true and 1.0 equal 1 for Python, not for a specification
+        raise ArtifactError(
+            f"{where}: {MANIFEST} is not a manifest: schema_version is a {type(version).__name__}, not an integer. "
+            "Export the artifact again."
+        )
+    if version > SCHEMA_VERSION:
         raise SchemaTooNew(
             f"{where}: the artifact has schema version {version}, this software knows up to {SCHEMA_VERSION}. "
             "Update neurotrails, or export the artifact with this version."
         )
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(text, strict=True)  # "3", true and 3.0 are no integers
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
         raise ArtifactError(f"{where}: {MANIFEST} is invalid: {problems}") from error

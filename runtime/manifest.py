@@ -6,7 +6,7 @@ An artifact is a folder: `manifest.json`, the ONNX graphs it names, `reference.s
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -45,8 +45,8 @@ class ImagePreprocessing(Record):
     width: Annotated[int, Field(ge=1, le=4096)]
     resize_shorter: Annotated[int, Field(ge=1, le=4096)]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
@@ -90,8 +90,8 @@ class Stage(Record):
     """One ONNX graph: the named tensors it reads (model inputs or trunk outputs) and writes, and its MACs per row.
 
     MACs count the multiply-adds of convolutions and linear layers (`dense_macs`), those with a kept weight
-    (`effective_macs`),
-    and products of two activations, as in attention (`activation_macs`); for texts of `lengths[-1]` tokens.
+    (`effective_macs`), and, in `activation_macs`, products of two activations, as in attention, and layers of other
+    kinds, which no sparsity budget covers. For texts of `lengths[-1]` tokens.
     """
 
     file: FileName
