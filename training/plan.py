@@ -71,7 +71,8 @@ def build_plan(config: TrainConfig, cycles: Cycles) -> Plan:
         final_density=final,
         distribution=Distribution(sparsity.distribution, sparsity.scope, sparsity.layers if final < 1 else {}),
         granularity=sparsity.granularity,
-        rule=UpdateRule(sparsity.prune, sparsity.regrow, sparsity.temperature),
+        # Masks that never move need no running average of dense gradients.
+        rule=UpdateRule() if still else UpdateRule(sparsity.prune, sparsity.regrow, sparsity.temperature),
         embeddings=sparsity.embeddings,
         gradient_average=sparsity.gradient_average,
     )

@@ -70,3 +70,9 @@ def test_a_density_that_is_never_reached_is_refused() -> None:
     falling = config("sparsity.initial_density=0.9", "sparsity.decay_until=0.5")
     plan = build_plan(falling, cycles_of(falling, 25))
     assert [plan.density(0), plan.density(50), plan.final_density] == pytest.approx([0.9, 0.2, 0.2])
+
+
+def test_masks_that_never_move_average_no_gradients() -> None:
+    for method, regrow in (("static_sparse", "gradient"), ("treenet", "gradient"), ("neurotrails", "momentum")):
+        chosen = config(f"method={method}", "sparsity.regrow=momentum")
+        assert build_plan(chosen, cycles_of(chosen, 25)).rule.regrow == regrow
