@@ -18,15 +18,6 @@ from training.metrics import (
 )
 
 
-@pytest.fixture
-def case() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Overconfident logits of three heads [3, 400, 5] for targets they are often right about."""
-    generator = np.random.default_rng(0)
-    targets = generator.integers(0, 5, 400)
-    logits = generator.normal(size=(3, 400, 5)) + 1.2 * np.eye(5)[targets]
-    return (4 * logits).astype(np.float32), targets
-
-
 @pytest.mark.parametrize("vote", ["probabilities", "logits"])
 def test_temperatures_are_the_best_on_a_grid(vote: str, case: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
     logits, targets = case

@@ -19,15 +19,6 @@ from training.metrics import (
 )
 
 
-@pytest.fixture
-def case() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Overconfident logits of three heads [3, 400, 5] for targets they are often right about."""
-    generator = np.random.default_rng(0)
-    targets = generator.integers(0, 5, 400)
-    logits = generator.normal(size=(3, 400, 5)) + 1.2 * np.eye(5)[targets]
-    return (4 * logits).astype(np.float32), targets
-
-
 def test_metrics_equal_their_definitions(case: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
     logits, targets = case
     probabilities = pool(logits, "probabilities")
