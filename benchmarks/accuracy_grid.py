@@ -5,7 +5,7 @@ nothing else does.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import chain, product
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -25,6 +25,8 @@ BLOCKS: dict[Data, int] = {"fashion-mnist": 3, "newsgroups": 2}
 """Blocks of each recipe's network."""
 BLOCKS_IN_HEAD: dict[Data, int] = {"fashion-mnist": 2, "newsgroups": 1}
 """Private blocks of a head, unless an entry says otherwise: those of the recipe."""
+SGD_RATE = 0.1
+"""Learning rate of the recipe that uses SGD, that of images."""
 DENSE: tuple[Method, ...] = ("dense", "full_ensemble", "treenet")
 """Methods that keep all weights."""
 
@@ -47,11 +49,15 @@ class Variant(BaseModel):
     """Whether the budget covers token embeddings, too."""
     from_dense: bool = False
     """Whether training begins dense, and the density falls in its first half (dense to sparse)."""
+    full_rate: bool = False
+    """Whether the learning rate is multiplied by the number of heads. The loss is the mean over the heads, so that
+    under plain SGD a head otherwise learns at that fraction of the rate at which a network of its own would."""
 
     @property
     def kind(self) -> str:
-        """What plots and tables tell apart: the method, and NeuroTrails that begins dense."""
-        return "dense_to_sparse" if self.from_dense else self.method
+        """What plots and tables tell apart: the method, NeuroTrails that begins dense, and the full rate."""
+        kind = "dense_to_sparse" if self.from_dense else self.method
+        return f"{kind}_full_rate" if self.full_rate else kind
 
 
 class Entry(BaseModel):
@@ -79,6 +85,8 @@ class Entry(BaseModel):
             parts.append("embeddings")
         if variant.from_dense:
             parts.append("fromdense")
+        if variant.full_rate:
+            parts.append("fullrate")
         return f"{self.data}/{'-'.join(parts)}"
 
     @property
@@ -101,6 +109,8 @@ class Entry(BaseModel):
             changes.append("sparsity.embeddings=true")
         if variant.from_dense:
             changes += ["sparsity.initial_density=1", "sparsity.decay_until=0.5"]
+        if variant.full_rate:
+            changes.append(f"optimizer.lr={SGD_RATE * variant.heads:g}")
         return tuple(changes)
 
 
@@ -130,8 +140,10 @@ def grid(
 
 def _variants(stage: int) -> Iterator[tuple[Variant, Data]]:
     """Variants of one stage, each with the data that it is trained on, in order."""
-    if stage < 3:
+    if stage == 1:
         return iter(product(_methods(stage), DATA))
+    if stage == 2:
+        return chain(product(_methods(stage), DATA), product(_full_rates(), DATA[:1]))
     return ((variant, name) for name in DATA for variant in sweeps(name))
 
 
@@ -148,6 +160,15 @@ def _methods(stage: int) -> list[Variant]:
     return [
         Variant(method="neurotrails", density=0.2, from_dense=True),
         *(Variant(method=method, density=0.2) for method in others),
+    ]
+
+
+def _full_rates() -> list[Variant]:
+    """What a head learns at the rate of a network of its own; only for SGD: Adam does not depend on a loss's scale."""
+    return [
+        Variant(method="treenet", full_rate=True),
+        Variant(method="neurotrails", density=0.2, full_rate=True),
+        Variant(method="neurotrails", density=0.2, from_dense=True, full_rate=True),
     ]
 
 

@@ -206,8 +206,8 @@ def blocks_sweep(groups: dict[str, Group]) -> tuple[Group, ...]:
     sweep = [
         group
         for group in groups.values()
-        if (variant := group.results[0].entry.variant).method == "neurotrails"
-        and (variant.density, variant.heads, variant.embeddings, variant.from_dense) == (0.2, HEADS, False, False)
+        if (variant := group.results[0].entry.variant).kind == "neurotrails"
+        and (variant.density, variant.heads, variant.embeddings) == (0.2, HEADS, False)
     ]
     return tuple(sorted(sweep, key=lambda group: group.blocks_in_head))
 
@@ -217,8 +217,7 @@ def density_sweep(groups: dict[str, Group]) -> tuple[Group, ...]:
     sweep = [
         group
         for group in groups.values()
-        if (variant := group.results[0].entry.variant).method == "neurotrails"
-        and (variant.heads, variant.blocks_in_head, variant.embeddings, variant.from_dense)
-        == (HEADS, None, False, False)
+        if (variant := group.results[0].entry.variant).kind == "neurotrails"
+        and (variant.heads, variant.blocks_in_head, variant.embeddings) == (HEADS, None, False)
     ]
     return tuple(sorted(sweep, key=lambda group: group.results[0].entry.variant.density))

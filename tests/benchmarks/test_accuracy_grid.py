@@ -24,10 +24,24 @@ def test_stage_one_compares_the_four_methods_with_three_seeds_on_both_data_sets(
     assert labels == {f"{name}/{variant}": 3 for name in DATA for variant in variants}
 
 
-def test_stage_two_adds_what_begins_dense_and_the_other_sparse_ensembles() -> None:
-    labels = {entry.label.split("/")[1] for entry in grid(stages=(2,))}
+def test_stage_two_adds_what_begins_dense_the_full_rate_of_sgd_and_the_other_sparse_ensembles() -> None:
+    labels = {name: {entry.label.split("/")[1] for entry in grid(stages=(2,), data=(name,))} for name in DATA}
     others = {"static_sparse-density0.2", "dst_ensemble-density0.2", "edst_ensemble-density0.2"}
-    assert labels == {"neurotrails-density0.2-fromdense", *others}
+    assert labels["newsgroups"] == {"neurotrails-density0.2-fromdense", *others}
+    full_rates = {
+        f"{start}-fullrate" for start in ("treenet", *(f"neurotrails-density0.2{d}" for d in ("", "-fromdense")))
+    }
+    assert labels["fashion-mnist"] == labels["newsgroups"] | full_rates
+
+
+def test_the_full_rate_is_that_of_the_recipe_times_the_heads() -> None:
+    full = [entry for entry in ALL if entry.variant.full_rate]
+    assert full
+    for entry in full:
+        recipe = load_config(REPOSITORY / "recipes" / f"study-{entry.data}.yaml", ())
+        changed = load_config(REPOSITORY / "recipes" / f"study-{entry.data}.yaml", entry.overrides)
+        assert changed.optimizer.kind == "sgd"
+        assert changed.optimizer.lr == pytest.approx(recipe.optimizer.lr * HEADS)
 
 
 @pytest.mark.parametrize("data", DATA)
