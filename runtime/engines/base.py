@@ -15,6 +15,7 @@ from runtime.artifact import Artifact
 from runtime.errors import EngineError, UnsupportedModel
 from runtime.graph import load_graph
 from runtime.manifest import Stage, TextPreprocessing
+from runtime.split import split
 
 Tensors = Mapping[str, NDArray[np.generic]]
 
@@ -127,6 +128,11 @@ class Engine(ABC):
         return [self.head(index, features) for index in range(heads)]
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of rows, in ascending order, whose costs tell those of all others: others are split into these."""
+        return self.batch_sizes
+
+    @property
     def concurrency(self) -> int:
         """Number of calls that can usefully compute at the same time."""
         return self.options.streams
@@ -181,15 +187,7 @@ class Engine(ABC):
 
     def _split(self, stage: Stage, rows: int) -> list[int]:
         """Compiled sizes that together hold `rows` at the lowest measured cost; the last one may be padded."""
-        costs = self._costs[stage.file]
-        best: list[tuple[float, int]] = [(0.0, 0)]
-        for count in range(1, rows + 1):
-            best.append(min((best[max(0, count - size)][0] + cost, size) for size, cost in costs.items()))
-        sizes = []
-        while rows > 0:
-            sizes.append(best[rows][1])
-            rows -= sizes[-1]
-        return sorted(sizes, reverse=True)
+        return split(rows, self._costs[stage.file])
 
     def _cost(self, stage: Stage, rows: int) -> float:
         return sum(self._costs[stage.file][size] for size in self._split(stage, rows))

@@ -137,6 +137,11 @@ class NativeEngine(Engine):
         return self._executor.run((program, tokens), tensors)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Also one row and a row on each core: all else is done in these."""
+        return tuple(sorted({1, self.options.cores, *self.batch_sizes}))
+
+    @property
     def machine(self) -> InstructionSet:
         """What code was generated for."""
         return self._machine
