@@ -160,7 +160,7 @@ def _require_parity(artifact: Artifact, content: bytes) -> None:
     """Raise ExportRefused unless the fused graph gives the logits and the vote of the artifact's own graphs."""
     heads = len(artifact.manifest.heads)
     inputs, _ = read_reference(artifact)
-    options = EngineOptions(cores=1, precision=artifact.manifest.precision, batch_sizes=(PARITY_BATCH,))
+    options = EngineOptions(cores=1, batch_sizes=(PARITY_BATCH,))
     engine = load_engine(artifact, "onnxruntime", options)
     expected = np.stack(engine.logits(inputs, heads))
     vote = Predictor(artifact, engine).vote(expected)

@@ -103,7 +103,7 @@ def examine(artifact: Artifact, *, heads: int | None = None, cores: int = 1, rou
     preprocessing = manifest.preprocessing
     tokens = max(preprocessing.lengths) if isinstance(preprocessing, TextPreprocessing) else None
     lengths = None if tokens is None else (tokens,)
-    engine = NativeEngine(artifact, EngineOptions(cores=cores, precision=manifest.precision, lengths=lengths))
+    engine = NativeEngine(artifact, EngineOptions(cores=cores, lengths=lengths))
     try:
         plan, seconds = engine.plan(heads), engine.measure(heads, rounds)
     finally:

@@ -61,7 +61,6 @@ def predict(
     rows = [read_input(opened, name) for name in inputs]
     options = EngineOptions(
         cores=core_budget().cores if cores is None else cores,
-        precision=opened.manifest.precision,
         batch_sizes=(1,) if len(rows) == 1 else (1, 4, 16),
         accept_deepsparse_licence=accept_deepsparse_licence,
     )

@@ -127,7 +127,6 @@ def load_models(artifacts: Sequence[Artifact], settings: Settings) -> Models:
 def _load(artifact: Artifact, settings: Settings, *, is_default: bool) -> ServedModel:
     options = EngineOptions(
         cores=settings.cores or core_budget().cores,
-        precision=artifact.manifest.precision,
         batch_sizes=settings.batch_sizes,
         streams=settings.streams,
         accept_deepsparse_licence=settings.accept_deepsparse_licence,

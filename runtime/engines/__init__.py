@@ -17,6 +17,9 @@ ENGINES = {
 }
 """Engine name -> module and class."""
 
+AUTOMATIC = ("native", "deepsparse", "onnxruntime")
+"""Engines that `auto` tries, in this order."""
+
 NATIVE_FLAGS = ("avx2", "fma")
 """CPU features with which the native engine has fast code of its own, and `auto` takes it; AVX-512 comes with both."""
 
@@ -44,22 +47,40 @@ def installed_engines() -> dict[str, type[Engine] | EngineNotInstalled]:
 def load_engine(artifact: Artifact, name: str, options: EngineOptions) -> Engine:
     """Load `artifact` with engine `name`.
 
-    `auto` is native where `native_obstacle` knows none and the native engine supports the artifact; else deepsparse
-    where it is installed and `options.accept_deepsparse_licence` is set; else onnxruntime. The choice is visible in
-    `Engine.name`, and why it is not native in `Engine.notes`. Any other error of an engine is an error: it is never
-    replaced by another one.
+    `auto` is the first of AUTOMATIC that can be had: that is installed, allowed (native only where `native_obstacle`
+    knows none, deepsparse only where `options.accept_deepsparse_licence` is set), offers the precision and supports
+    the artifact. The choice is visible in `Engine.name`, and why it is none before it in `Engine.notes`. Any other
+    error of an engine is an error: it is never replaced by another one. Raises EngineError.
     """
     if name != "auto":
         return engine_class(name)(artifact, options)
-    obstacle = native_obstacle()
-    if obstacle is None:
+    what = artifact.manifest.name
+    obstacles: dict[str, str] = {}
+    for candidate in AUTOMATIC:
+        if candidate == "deepsparse" and not _deepsparse_allowed(options):
+            continue
         try:
-            return engine_class("native")(artifact, options)
+            engine = _candidate(candidate, artifact, options)(artifact, options)
         except (EngineNotInstalled, UnsupportedModel) as error:
-            obstacle = str(error)
-    engine = engine_class(_second_choice(options))(artifact, options)
-    engine.notes = (*engine.notes, f"chosen instead of native for {artifact.manifest.name}: {obstacle}")
-    return engine
+            obstacles[candidate] = str(error)
+            continue
+        notes = (f"chosen instead of {other} for {what}: {why}" for other, why in obstacles.items())
+        engine.notes = (*engine.notes, *notes)
+        return engine
+    reasons = " ".join(f"{other}: {why}" for other, why in obstacles.items())
+    raise UnsupportedModel(f"No engine that is installed runs {what} as asked. {reasons}")
+
+
+def _candidate(name: str, artifact: Artifact, options: EngineOptions) -> type[Engine]:
+    """Class of an engine that `auto` may try. Raises EngineNotInstalled or UnsupportedModel with the reason."""
+    if name == "native" and (obstacle := native_obstacle()) is not None:
+        raise UnsupportedModel(obstacle)
+    found = engine_class(name)
+    stored = artifact.manifest.precision
+    asked = options.precision or stored
+    if asked not in found.precisions.get(stored, ()):  # said here, as its own refusal would import every engine
+        raise UnsupportedModel(f"it does not execute {stored} artifacts in {asked}.")
+    return found
 
 
 def native_obstacle() -> str | None:
@@ -74,7 +95,6 @@ def native_obstacle() -> str | None:
     return None
 
 
-def _second_choice(options: EngineOptions) -> str:
-    if not options.accept_deepsparse_licence:
-        return "onnxruntime"
-    return "onnxruntime" if isinstance(installed_engines()["deepsparse"], EngineNotInstalled) else "deepsparse"
+def _deepsparse_allowed(options: EngineOptions) -> bool:
+    """Whether its licence is accepted and it is there: its absence is not worth a note, it exists on few systems."""
+    return options.accept_deepsparse_licence and not isinstance(installed_engines()["deepsparse"], EngineNotInstalled)

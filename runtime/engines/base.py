@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from runtime.artifact import Artifact
-from runtime.errors import EngineError, UnsupportedModel
+from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
 from runtime.graph import load_graph
 from runtime.manifest import Stage, TextPreprocessing
 from runtime.split import split
@@ -25,7 +25,8 @@ class EngineOptions:
     """How to load an engine. Sizes are those compiled at load; any number of rows can be run afterwards."""
 
     cores: int
-    precision: str = "fp32"
+    precision: str | None = None
+    """Precision to execute in, one that the engine offers for the artifact; None: the one the artifact is stored in."""
     batch_sizes: tuple[int, ...] = (1, 4, 16)
     lengths: tuple[int, ...] | None = None
     """Token lengths to compile, for text; None: all the lengths of the artifact."""
@@ -64,6 +65,7 @@ class EngineInfo:
     name: str
     version: str
     precision: str
+    """Precision of execution."""
     cores: int
     batch_sizes: tuple[int, ...]
     concurrency: int
@@ -82,6 +84,8 @@ class Engine(ABC):
 
     name: ClassVar[str]
     version: str
+    precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"fp32": ("fp32",)}
+    """Precision an artifact is stored in -> those this engine can execute it in."""
     one_program: ClassVar[bool] = False
     """Whether `logits` is faster than the trunk and the heads one by one."""
     notes: tuple[str, ...] = ()
@@ -89,14 +93,9 @@ class Engine(ABC):
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         started = time.perf_counter()
         manifest = artifact.manifest
-        if options.precision != manifest.precision:
-            raise UnsupportedModel(
-                f"{manifest.name} is stored as {manifest.precision}; this engine was asked for {options.precision}. "
-                f"Ask for {manifest.precision}, or export the artifact in {options.precision}."
-            )
         self.artifact = artifact
         self.options = options
-        self.precision = options.precision
+        self.precision = self.execution_precision(artifact, options)
         self.batch_sizes = tuple(sorted(set(options.batch_sizes)))
         self._trunk = manifest.trunk
         self._heads = manifest.heads
@@ -107,6 +106,21 @@ class Engine(ABC):
             self._models.clear()
         self._costs = {stage.file: self._warm_up(stage) for stage in manifest.stages}
         self.load_seconds = time.perf_counter() - started
+
+    @classmethod
+    def execution_precision(cls, artifact: Artifact, options: EngineOptions) -> str:
+        """Precision in which this engine would execute the artifact.
+
+        Raises UnsupportedModel if it cannot, which says what the installed engines offer.
+        """
+        stored = artifact.manifest.precision
+        asked = options.precision or stored
+        if asked not in cls.precisions.get(stored, ()):
+            raise UnsupportedModel(
+                f"{artifact.manifest.name} is stored as {stored}, which {cls.name} does not execute in {asked}. "
+                f"Choose one of: {_offers(stored)}; or export the artifact in another precision."
+            )
+        return asked
 
     def trunk(self, inputs: Tensors) -> Features:
         """Run the trunk over model inputs, any number of rows; the features also carry the inputs that heads read."""
@@ -215,6 +229,18 @@ class Engine(ABC):
         symbols = {"batch": rows, "tokens": tokens}
         shape = [symbols[size] if isinstance(size, str) else size for size in spec.shape]
         return np.ones(shape, dtype=spec.dtype)
+
+
+def _offers(stored: str) -> str:
+    """Which installed engines execute artifacts of a precision, and in which: `native in fp32, ...`."""
+    from runtime.engines import installed_engines  # the table of engines stands above this interface
+
+    offers = [
+        f"{name} in {' or '.join(found.precisions[stored])}"
+        for name, found in installed_engines().items()
+        if not isinstance(found, EngineNotInstalled) and stored in found.precisions
+    ]
+    return ", ".join(offers) or "no engine that is installed"
 
 
 def _pad(tensor: NDArray[np.generic], rows: int) -> NDArray[np.generic]:

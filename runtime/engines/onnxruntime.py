@@ -1,6 +1,7 @@
 """ONNX Runtime: dense arithmetic, runs everywhere; the reference that other engines are checked against."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ class OnnxRuntimeEngine(Engine):
 
     name: ClassVar[str] = "onnxruntime"
     version = str(ort.__version__)
+    precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"fp32": ("fp32",), "int8": ("int8",)}
 
     def _load(self) -> None:
         self._sessions = {}

@@ -76,7 +76,7 @@ def some(inputs: Batch, rows: int) -> Batch:
 
 def predicted(artifact: Artifact, inputs: Batch) -> NDArray[np.float64]:
     """The predictor's vote of all heads, [rows, classes]."""
-    engine = load_engine(artifact, "onnxruntime", EngineOptions(cores=1, precision=artifact.manifest.precision))
+    engine = load_engine(artifact, "onnxruntime", EngineOptions(cores=1))
     return np.stack([p.probabilities for p in Predictor(artifact, engine).predict_batch(inputs).predictions])
 
 

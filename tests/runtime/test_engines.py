@@ -150,8 +150,17 @@ def test_info(engine: Engine) -> None:
 
 @pytest.mark.parametrize("name", ENGINE_NAMES)
 def test_another_precision_is_refused(image_artifact: Artifact, name: str) -> None:
-    with pytest.raises(UnsupportedModel, match=r"tiny-image is stored as fp32; this engine was asked for int8"):
-        load_engine(image_artifact, name, EngineOptions(cores=CORES, precision="int8"))
+    engine = engine_class(name)
+    offered = f"{name} in {' or '.join(engine.precisions['fp32'])}"
+    with pytest.raises(
+        UnsupportedModel, match=f"tiny-image is stored as fp32, which {name} does not execute in fp8.*{offered}"
+    ):
+        load_engine(image_artifact, name, EngineOptions(cores=CORES, precision="fp8"))
+
+
+def test_auto_says_that_no_engine_has_a_precision(image_artifact: Artifact) -> None:
+    with pytest.raises(UnsupportedModel, match=r"onnxruntime: it does not execute fp32 artifacts in fp8"):
+        load_engine(image_artifact, "auto", EngineOptions(cores=CORES, precision="fp8"))
 
 
 def test_an_unknown_engine(image_artifact: Artifact) -> None:

@@ -66,7 +66,7 @@ class Direct:
 
     def __init__(self, folder: Path, engine: str) -> None:
         artifact = Artifact.open(folder)
-        options = EngineOptions(cores=CORES, precision=artifact.manifest.precision)
+        options = EngineOptions(cores=CORES)
         self.labels = artifact.manifest.labels
         self._predictor = Predictor(artifact, load_engine(artifact, engine, options))
 

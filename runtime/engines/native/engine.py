@@ -55,8 +55,6 @@ class NativeEngine(Engine):
         _require_platform()
         available = instruction_sets()
         self._machine = available[self.instruction_set or next(iter(available))]
-        if self.precision != "fp32":
-            raise UnsupportedModel(f"The native engine computes in fp32, not in {self.precision}. Use another engine.")
         self.version = f"{type(self).version} {self._machine.name}"
         stages = self.artifact.manifest.stages
         require_known({stage.file: self.model(stage) for stage in stages})
