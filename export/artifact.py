@@ -13,11 +13,13 @@ from torch import Tensor
 
 from export.errors import ExportRefused
 from export.stages import Example, export_stages
-from runtime.artifact import MANIFEST, Artifact, sha256_of
+from runtime.artifact import Artifact, sha256_of
 from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.files import atomic_folder
 from runtime.manifest import (
+    MANIFEST,
+    REFERENCE,
     Calibration,
     EarlyExit,
     FileEntry,
@@ -29,12 +31,11 @@ from runtime.manifest import (
     TensorSpec,
     TextPreprocessing,
 )
-from runtime.parity import compare
+from runtime.parity import heads_parity
 from runtime.preprocess import make_preprocessor
 from runtime.vote import Vote
 from training.models.multihead import MultiHeadNetwork
 
-REFERENCE = "reference.safetensors"
 REFERENCE_ROWS = 32
 REFERENCE_SEED = 20250517
 
@@ -161,9 +162,8 @@ def _require_parity(artifact: Artifact, network: MultiHeadNetwork, inputs: Mappi
     for what, tensors in inputs.items():
         with torch.inference_mode():
             expected = network(*tensors).numpy()
-        features = engine.trunk({name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
-        for head, reference in enumerate(expected):
-            parity = compare(reference, engine.head(head, features))
+        arrays = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        for head, parity in heads_parity(engine, arrays, list(expected)):
             if not parity.holds:
                 raise ExportRefused(
                     f"Head {head} differs from PyTorch on the {what}: by {parity.worst:.2e} where {parity.allowed:.2e} "

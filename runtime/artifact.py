@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from runtime.errors import ArtifactError, SchemaTooNew
-from runtime.manifest import SCHEMA_VERSION, FileEntry, Manifest
+from runtime.manifest import MANIFEST as MANIFEST
+from runtime.manifest import REFERENCE, SCHEMA_VERSION, FileEntry, Manifest
 from runtime.preprocess import Preprocessor, make_preprocessor
 
-MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 
@@ -59,7 +59,7 @@ class Artifact:
 
         Raises ArtifactError.
         """
-        path = self.path("reference.safetensors")
+        path = self.path(REFERENCE)
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:

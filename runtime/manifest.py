@@ -4,6 +4,8 @@ An artifact is a folder: `manifest.json`, the ONNX graphs it names, `reference.s
 `tokenizer.json`. The manifest carries the sha256 of every other file, so trusting it means trusting the artifact.
 """
 
+import math
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -15,7 +17,14 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 FileName = Identifier
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+LARGEST = 2**63 - 1
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+TensorName = Annotated[str, Field(min_length=1, max_length=200)]
+
+MANIFEST = "manifest.json"
+REFERENCE = "reference.safetensors"
+MAX_ROW_ELEMENTS = 2**28
+"""Largest number of values in one row of a tensor: one GiB of float32."""
 
 
 class Record(BaseModel):
@@ -27,9 +36,21 @@ class Record(BaseModel):
 class TensorSpec(Record):
     """One named tensor. `shape` holds sizes, or the symbols `batch` and `tokens` where the size varies."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: TensorName
     dtype: Literal["float32", "int64", "uint8"]
-    shape: tuple[Annotated[int, Field(ge=1)] | Literal["batch", "tokens"], ...]
+    shape: Annotated[tuple[Annotated[int, Field(ge=1)] | Literal["batch", "tokens"], ...], Field(max_length=8)]
+
+    @model_validator(mode="after")
+    def _axes_are_in_order(self) -> Self:
+        if self.shape[:1] != ("batch",) or self.shape.count("batch") > 1 or self.shape.count("tokens") > 1:
+            raise ValueError(f"tensor {self.name} needs batch as its first axis only, and tokens at most once")
+        if self.row_elements(1) > MAX_ROW_ELEMENTS:
+            raise ValueError(f"a row of tensor {self.name} has more than {MAX_ROW_ELEMENTS} values")
+        return self
+
+    def row_elements(self, tokens: int) -> int:
+        """Values in one row, where texts have `tokens` tokens."""
+        return math.prod(tokens if size == "tokens" else size for size in self.shape if size != "batch")
 
 
 class ImagePreprocessing(Record):
@@ -45,8 +66,8 @@ class ImagePreprocessing(Record):
     width: Annotated[int, Field(ge=1, le=4096)]
     resize_shorter: Annotated[int, Field(ge=1, le=4096)]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[FiniteFloat, ...]
-    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+    mean: tuple[Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)], ...]
+    std: tuple[Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)], ...]
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
@@ -56,6 +77,10 @@ class ImagePreprocessing(Record):
         if self.resize_shorter < max(self.height, self.width):
             raise ValueError("resize_shorter must be at least height and width, or the crop would leave the image")
         return self
+
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """One tensor, `image`."""
+        return (TensorSpec(name="image", dtype="float32", shape=("batch", len(self.mean), self.height, self.width)),)
 
 
 class TextPreprocessing(Record):
@@ -68,13 +93,20 @@ class TextPreprocessing(Record):
     kind: Literal["text"] = "text"
     tokenizer: FileName = "tokenizer.json"
     pad_id: Count
-    lengths: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)]
+    lengths: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")
     def _lengths_ascend(self) -> Self:
         if list(self.lengths) != sorted(set(self.lengths)):
             raise ValueError("lengths must be in strictly ascending order")
         return self
+
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """Two tensors, `input_ids` and `attention_mask`."""
+        return (
+            TensorSpec(name="input_ids", dtype="int64", shape=("batch", "tokens")),
+            TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "tokens")),
+        )
 
 
 class TensorPreprocessing(Record):
@@ -95,17 +127,24 @@ class Stage(Record):
     """
 
     file: FileName
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: Annotated[tuple[TensorName, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[TensorName, ...], Field(min_length=1)]
     dense_macs: Count
     effective_macs: Count
     activation_macs: Count = 0
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        _require_unique("tensor", (*self.inputs, *self.outputs))
+        if self.effective_macs > self.dense_macs:
+            raise ValueError(f"effective_macs {self.effective_macs} exceed dense_macs {self.dense_macs}")
+        return self
 
 
 class Calibration(Record):
     """`temperatures[k-1]` is the temperature of the vote of the first k heads: p is proportional to pooled^(1/T_k)."""
 
-    temperatures: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    temperatures: tuple[Annotated[FiniteFloat, Field(ge=0.001, le=1000)], ...]
     split: str
     rows: Count
     order: tuple[Count, ...] = ()
@@ -136,26 +175,43 @@ class EarlyExit(Record):
 
     split: str
     rows: Count
-    points: tuple[ExitPoint, ...]
+    points: Annotated[tuple[ExitPoint, ...], Field(max_length=1000)]
+
+    @model_validator(mode="after")
+    def _confidences_ascend(self) -> Self:
+        confidences = [point.min_confidence for point in self.points]
+        if confidences != sorted(set(confidences)):
+            raise ValueError("the points must be in strictly ascending order of min_confidence")
+        return self
 
 
 class LayerSparsity(Record):
     """One weight tensor: its entries, those kept by its mask, and those that are not zero in the file."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     stage: FileName
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=LARGEST)], ...], Field(max_length=8)]
     weights: Count
     kept: Count
     nonzero: Count
     masked: bool
     """False: the layer carries no mask and every weight is kept."""
 
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if self.weights != math.prod(self.shape):
+            raise ValueError(f"{self.stage}: {self.name} of shape {self.shape} has {self.weights} weights")
+        if not self.nonzero <= self.kept <= self.weights:
+            raise ValueError(f"{self.stage}: {self.name} needs nonzero <= kept <= weights")
+        if not self.masked and self.kept != self.weights:
+            raise ValueError(f"{self.stage}: {self.name} has no mask, so it keeps all of its weights")
+        return self
+
 
 class Sparsity(Record):
     """All weights that the sparsity budget covers; norms, biases and embeddings outside the budget are not in it."""
 
-    layers: tuple[LayerSparsity, ...]
+    layers: Annotated[tuple[LayerSparsity, ...], Field(max_length=100_000)]
     weights: Count
     kept: Count
     nonzero: Count
@@ -170,6 +226,7 @@ class Sparsity(Record):
         for total in ("weights", "kept", "nonzero"):
             if getattr(self, total) != sum(getattr(layer, total) for layer in self.layers):
                 raise ValueError(f"sparsity.{total} is not the sum over its layers")
+        _require_unique("layer", (f"{layer.stage}: {layer.name}" for layer in self.layers))
         return self
 
 
@@ -215,11 +272,11 @@ class Manifest(Record):
     version: Identifier
     modality: Literal["image", "text", "tensor"]
     description: str = ""
-    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=16)]
     preprocessing: Preprocessing
-    features: tuple[TensorSpec, ...]
+    features: Annotated[tuple[TensorSpec, ...], Field(max_length=16)]
     """The tensors that pass from trunk to heads; empty when there is no trunk."""
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=100_000)]
     trunk: Stage | None
     heads: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=1000)]
     precision: Literal["fp32", "int8", "bf16"]
@@ -227,7 +284,7 @@ class Manifest(Record):
     calibration: Calibration
     early_exit: EarlyExit
     sparsity: Sparsity
-    evaluation: tuple[Metrics, ...]
+    evaluation: Annotated[tuple[Metrics, ...], Field(max_length=1000)]
     provenance: Provenance
     files: dict[FileName, FileEntry]
 
@@ -236,16 +293,31 @@ class Manifest(Record):
         """Trunk (if any) and heads, in order of execution."""
         return (*([self.trunk] if self.trunk else []), *self.heads)
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of a text; 1 unless the artifact reads texts."""
+        return self.preprocessing.lengths[-1] if isinstance(self.preprocessing, TextPreprocessing) else 1
+
     @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
+    def _preprocessing_agrees(self) -> Self:
         if self.modality != self.preprocessing.kind:
             raise ValueError(f"modality {self.modality} does not go with preprocessing kind {self.preprocessing.kind}")
-        if len(self.calibration.temperatures) != len(self.heads):
-            raise ValueError(
-                f"{len(self.heads)} heads need as many temperatures, not {len(self.calibration.temperatures)}"
-            )
+        if not isinstance(self.preprocessing, TensorPreprocessing):
+            made = self.preprocessing.input_specs()
+            if len(self.inputs) != len(made) or any(spec not in made for spec in self.inputs):
+                raise ValueError(f"the preprocessing makes other inputs: {[spec.model_dump() for spec in made]}")
+        for spec in (*self.inputs, *self.features):
+            if "tokens" in spec.shape and self.modality != "text":
+                raise ValueError(f"tensor {spec.name} has an axis of tokens, but the artifact reads no texts")
+            if spec.row_elements(self.longest) > MAX_ROW_ELEMENTS:
+                raise ValueError(f"a row of tensor {spec.name} has more than {MAX_ROW_ELEMENTS} values")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Self:
         if bool(self.features) != bool(self.trunk):
             raise ValueError("features and trunk go together")
+        _require_unique("tensor", (spec.name for spec in (*self.inputs, *self.features)))
         inputs = {tensor.name for tensor in self.inputs}
         features = {tensor.name for tensor in self.features}
         if self.trunk and not (set(self.trunk.inputs) <= inputs and set(self.trunk.outputs) == features):
@@ -255,11 +327,42 @@ class Manifest(Record):
                 raise ValueError(f"{head.file} reads tensors that are neither model inputs nor features")
             if len(head.outputs) != 1:
                 raise ValueError(f"{head.file} must have exactly one output, its logits")
-        needed = {stage.file for stage in self.stages} | {"reference.safetensors"}
+        return self
+
+    @model_validator(mode="after")
+    def _measurements_agree(self) -> Self:
+        heads = len(self.heads)
+        if len(self.calibration.temperatures) != heads:
+            raise ValueError(f"{heads} heads need as many temperatures, not {len(self.calibration.temperatures)}")
+        for point in self.early_exit.points:
+            if not (math.isnan(point.mean_heads) or 1 <= point.mean_heads <= heads):
+                raise ValueError(f"mean_heads must be from 1 to {heads}, not {point.mean_heads}")
+        _require_unique("split", (metrics.split for metrics in self.evaluation))
+        for metrics in self.evaluation:
+            if len(metrics.head_accuracy) != heads:
+                raise ValueError(f"{heads} heads need as many in head_accuracy, not {len(metrics.head_accuracy)}")
+            if (metrics.disagreement is None) != (heads == 1):
+                raise ValueError("disagreement must be null for one head, and a number for more")
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_those_in_use(self) -> Self:
+        used = [MANIFEST, REFERENCE, *(stage.file for stage in self.stages)]
         if isinstance(self.preprocessing, TextPreprocessing):
-            needed.add(self.preprocessing.tokenizer)
+            used.append(self.preprocessing.tokenizer)
+        _require_unique("file", used)
+        needed = set(used) - {MANIFEST}
         if needed != set(self.files):
             raise ValueError(f"files must list exactly {sorted(needed)}, not {sorted(self.files)}")
         if {layer.stage for layer in self.sparsity.layers} - {stage.file for stage in self.stages}:
             raise ValueError("sparsity names a stage that does not exist")
         return self
+
+
+def _require_unique(what: str, names: Iterable[str]) -> None:
+    """Raise ValueError for a name that is there twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"the {what} {name!r} is there twice")
+        seen.add(name)

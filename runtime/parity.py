@@ -1,9 +1,13 @@
-"""When two engines agree: the one rule that export, verify and tests share."""
+"""When two engines agree: the one rule that export, verify and tests share, and the walk that applies it."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.engines.base import Engine, Tensors
+from runtime.errors import EngineError
 
 RELATIVE_TOLERANCE = 1e-4
 
@@ -22,13 +26,58 @@ class Parity:
     @property
     def holds(self) -> bool:
         """Whether the logits agree."""
-        return self.worst <= self.allowed and not self.flips
+        return bool(np.isfinite(self.worst)) and self.worst <= self.allowed and not self.flips
 
 
 def compare(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Parity:
-    """Compare logits [rows, classes] with those of the reference; NaN never agrees."""
+    """Compare logits [rows, classes] with those of the reference; NaN and infinity never agree."""
     if reference.shape != logits.shape:
         raise ValueError(f"shapes differ: {reference.shape} and {logits.shape}")
+    with np.errstate(invalid="ignore"):
+        return _compare(reference, logits)
+
+
+Rule = Callable[[NDArray[np.float32], NDArray[np.float32]], Parity]
+
+RULES: dict[str, Rule] = {"fp32": compare}
+"""How logits are compared with those of the original network, by the precision that the engine computes in."""
+
+
+def heads_parity(
+    engine: Engine, inputs: Tensors, references: Sequence[NDArray[np.float32]]
+) -> Iterator[tuple[int, Parity]]:
+    """Run an engine over model inputs and yield, head by head, its index and how it agrees with its reference.
+
+    `references` are the logits [rows, classes] of the first heads, in voting order. An engine with one program for
+    trunk and heads is compared both ways: stage by stage, and as one. Raises EngineError when logits have another
+    shape, or when no rule says how far logits of the engine's precision may be off.
+    """
+    if engine.precision not in RULES:
+        raise EngineError(f"There is no parity rule for {engine.precision}; there is one for {', '.join(RULES)}.")
+    rule = RULES[engine.precision]
+    features = engine.trunk(inputs)
+    found = ((index, engine.head(index, features)) for index in range(len(references)))
+    yield from _judge(engine, rule, references, found)
+    if engine.one_program:
+        yield from _judge(engine, rule, references, enumerate(engine.logits(inputs, len(references))))
+
+
+def _judge(
+    engine: Engine,
+    rule: Rule,
+    references: Sequence[NDArray[np.float32]],
+    found: Iterator[tuple[int, NDArray[np.float32]]],
+) -> Iterator[tuple[int, Parity]]:
+    for index, logits in found:
+        if logits.shape != references[index].shape:
+            raise EngineError(
+                f"{engine.name} {engine.version} gives logits of shape {logits.shape} for head {index} instead of "
+                f"{references[index].shape}."
+            )
+        yield index, rule(references[index], logits)
+
+
+def _compare(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Parity:
     allowed = RELATIVE_TOLERANCE * max(1.0, float(np.abs(reference).max()))
     worst = float(np.abs(reference - logits).max())
     best_two = np.sort(reference, axis=-1)[:, -2:]

@@ -72,8 +72,7 @@ class ImagePreprocessor(Preprocessor):
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         """One tensor, `image`."""
-        spec = self.spec
-        return (TensorSpec(name="image", dtype="float32", shape=("batch", len(spec.mean), spec.height, spec.width)),)
+        return self.spec.input_specs()
 
     def decode(self, data: bytes) -> Image.Image:
         """Decode an image file to the mode of the model. The size is checked before any pixel is decoded."""
@@ -166,10 +165,7 @@ class TextPreprocessor(Preprocessor):
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         """Two tensors, `input_ids` and `attention_mask`."""
-        return (
-            TensorSpec(name="input_ids", dtype="int64", shape=("batch", "tokens")),
-            TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "tokens")),
-        )
+        return self.spec.input_specs()
 
 
 def make_preprocessor(spec: Preprocessing, folder: Path) -> Preprocessor:

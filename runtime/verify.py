@@ -14,7 +14,7 @@ from runtime.engines.base import Engine, EngineOptions
 from runtime.errors import ArtifactError, EngineError, EngineNotInstalled
 from runtime.graph import load_graph, stored_weights
 from runtime.manifest import LayerSparsity, TextPreprocessing
-from runtime.parity import Parity, compare
+from runtime.parity import Parity, heads_parity
 from runtime.preprocess import Batch
 
 BATCH_SIZES = (1, 16)
@@ -131,21 +131,15 @@ def _check_engine(engine: Engine, inputs: Batch, logits: list[NDArray[np.float32
 
 
 def _check_logits(engine: Engine, what: str, inputs: Batch, logits: list[NDArray[np.float32]]) -> None:
-    features = engine.trunk(inputs)
-    ways = [[engine.head(index, features) for index in range(len(logits))]]
-    if engine.one_program:
-        ways.append(engine.logits(inputs, len(logits)))
     parities: list[Parity] = []
-    for found in ways:
-        for index, reference in enumerate(logits):
-            parity = compare(reference, found[index])
-            if not parity.holds:
-                raise EngineError(
-                    f"{engine.name} {engine.version} computes other logits than PyTorch: head {index}, {what}: off by "
-                    f"{parity.worst:.3g} where {parity.allowed:.3g} is allowed, {parity.flips} labels changed. "
-                    "Do not serve this artifact with this engine."
-                )
-            parities.append(parity)
+    for head, parity in heads_parity(engine, inputs, logits):
+        if not parity.holds:
+            raise EngineError(
+                f"{engine.name} {engine.version} computes other logits than PyTorch: head {head}, {what}: off by "
+                f"{parity.worst:.3g} where {parity.allowed:.3g} is allowed, {parity.flips} labels changed. "
+                "Do not serve this artifact with this engine."
+            )
+        parities.append(parity)
     worst = max(parity.worst for parity in parities)
     allowed = min(parity.allowed for parity in parities)
     _passed(f"{engine.name} {engine.version}", f"{what}, {len(logits)} heads: off by {worst:.2g} of {allowed:.2g}")

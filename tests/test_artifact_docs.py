@@ -20,7 +20,7 @@ from runtime import graph, manifest_schema, parity, preprocess
 from runtime.artifact import MAX_MANIFEST_BYTES, Artifact
 from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
-from runtime.manifest import ImagePreprocessing, TextPreprocessing
+from runtime.manifest import LARGEST, MAX_ROW_ELEMENTS, ImagePreprocessing, TextPreprocessing
 from runtime.predictor import Predictor
 from training.calibration import EXIT_CONFIDENCES
 
@@ -30,6 +30,8 @@ SCHEMA = manifest_schema.manifest_schema()
 MODELS = {"Manifest": SCHEMA, **SCHEMA["$defs"]}
 SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##)", DOCS, re.MULTILINE | re.DOTALL))
 [PYTHON] = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+BOUNDS_OF_TYPES = {"maximum": (1, LARGEST)}
+"""Bounds that a table does not repeat: those of a fraction and of a count."""
 SHIPPED = ("fashion-mnist", "newsgroups")
 
 
@@ -52,11 +54,14 @@ def test_every_field_of_every_model_has_its_row(model: str) -> None:
         for value in properties.get("enum", ()):
             assert f'"{value}"' in described, field
         for bound in ("maximum", "maxItems", "maxLength"):
-            if bound in properties and (bound, properties[bound]) != ("maximum", 1):
+            if bound in properties and properties[bound] not in BOUNDS_OF_TYPES.get(bound, ()):
                 assert str(properties[bound]) in described, field
 
 
 def test_the_bounds_of_items_are_named() -> None:
+    assert "from 0 to 2^63 - 1" in FLAT
+    assert LARGEST == 2**63 - 1
+    assert f"at most 2^{MAX_ROW_ELEMENTS.bit_length() - 1} values" in FLAT
     assert "array of integer, 1 to 65536, at least 1" in rows_of(SECTIONS["TextPreprocessing"])["lengths"]
     assert MODELS["TextPreprocessing"]["properties"]["lengths"]["items"]["maximum"] == 65536
     assert f"`{MODELS['Manifest']['properties']['name']['pattern']}`" in DOCS

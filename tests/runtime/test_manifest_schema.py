@@ -84,6 +84,18 @@ BY_BOTH: dict[str, Change] = {
     "preprocessing of another kind": lambda d: d["preprocessing"].update(kind="text"),
     "a mode that is no mode": lambda d: d["preprocessing"].update(mode="CMYK"),
     "a deviation of 0": lambda d: d["preprocessing"].update(std=[0]),
+    "a deviation that is 0 in float32": lambda d: d["preprocessing"].update(std=[1e-60]),
+    "a deviation that is not finite": lambda d: d["preprocessing"].update(std=[float("inf")]),
+    "a mean beyond float32": lambda d: d["preprocessing"].update(mean=[1e60]),
+    "a temperature that is not finite": lambda d: d["calibration"].update(temperatures=[1.0, float("inf"), 1.0]),
+    "a temperature that makes all votes 0 / 0": lambda d: d["calibration"].update(temperatures=[1e-320] * 3),
+    "a count beyond 64 bits": lambda d: d["trunk"].update(dense_macs=2**63),
+    "a count beyond any float": lambda d: d["trunk"].update(dense_macs=10**400),
+    "too many labels": lambda d: d.update(labels=["x"] * 100_001),
+    "too many axes": lambda d: d["inputs"][0].update(shape=["batch", *[1] * 8]),
+    "a tensor without a name": lambda d: d["features"][0].update(name=""),
+    "a head without inputs": lambda d: d["heads"][0].update(inputs=[]),
+    "a weight of size 0": lambda d: d["sparsity"]["layers"][0].update(shape=[0, 0, 0, 0]),
     "giant pictures": lambda d: d["preprocessing"].update(height=4097),
     "no text where one belongs": lambda d: d["provenance"].update(command=None),
     "a manifest in a list": lambda d: d.update(sparsity=[d["sparsity"]]),
@@ -109,8 +121,6 @@ BY_THE_READER: dict[str, Change] = {
     "an integer with a fraction of 0": lambda d: d["calibration"].update(rows=3000.0),
     "a version with a fraction of 0": lambda d: d.update(schema_version=1.0),
     "a mean that is not finite": lambda d: d["preprocessing"].update(mean=[float("nan")]),
-    "a deviation that is not finite": lambda d: d["preprocessing"].update(std=[float("inf")]),
-    "a temperature that is not finite": lambda d: d["calibration"].update(temperatures=[1.0, float("inf"), 1.0]),
     "an accuracy that is not finite": lambda d: d["evaluation"][0].update(accuracy=float("nan")),
     "a name that ends in a line break": lambda d: d.update(name="fashion-mnist\n"),
     "another modality": lambda d: d.update(modality="text"),
@@ -126,6 +136,92 @@ BY_THE_READER: dict[str, Change] = {
     "a file too many": lambda d: d["files"].update({"more.onnx": {"bytes": 0, "sha256": "0" * 64}}),
 }
 """Changes that the document says are beyond the schema."""
+
+
+def _layer(**fields: object) -> Change:
+    """Change the first layer that has a mask, and the totals with it."""
+
+    def change(document: dict[str, Any]) -> None:
+        sparsity = document["sparsity"]
+        layer = next(layer for layer in sparsity["layers"] if layer["masked"])
+        layer.update(fields)
+        for total in ("weights", "kept", "nonzero"):
+            sparsity[total] = sum(layer[total] for layer in sparsity["layers"])
+
+    return change
+
+
+def _rename(old: str, new: str) -> Change:
+    """Give a file another name, wherever the manifest says the old one."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["files"][new] = document["files"].pop(old)
+        for stage in (
+            document["trunk"],
+            *document["heads"],
+            document["preprocessing"],
+            *document["sparsity"]["layers"],
+        ):
+            for field, value in stage.items():
+                stage[field] = new if value == old else value
+
+    return change
+
+
+RELATIONS: dict[str, tuple[Change, str]] = {
+    "weights that are not the product of the shape": (_layer(weights=5), "has 5 weights"),
+    "more kept than weights": (_layer(kept=10**6), "nonzero <= kept <= weights"),
+    "more not zero than kept": (_layer(kept=1), "nonzero <= kept <= weights"),
+    "no mask, and yet not all kept": (_layer(masked=False), "keeps all of its weights"),
+    "a layer twice": (lambda d: d["sparsity"]["layers"].append(d["sparsity"]["layers"][0]), "not the sum"),
+    "a layer twice, with totals": (
+        lambda d: (d["sparsity"]["layers"].append(d["sparsity"]["layers"][0]), _layer()(d)), "is there twice",
+    ),
+    "more effective than dense MACs": (lambda d: d["trunk"].update(effective_macs=10**12), "exceed dense_macs"),
+    "an input of another size": (lambda d: d["inputs"][0].update(shape=["batch", 1, 28, 27]), "makes other inputs"),
+    "an input of another type": (lambda d: d["inputs"][0].update(dtype="uint8"), "makes other inputs"),
+    "an input too many": (lambda d: d["inputs"].append({**d["inputs"][0], "name": "more"}), "makes other inputs"),
+    "the batch as second axis": (lambda d: d["features"][0].update(shape=[32, "batch"]), "batch as its first axis"),
+    "the batch twice": (lambda d: d["features"][0].update(shape=["batch", "batch"]), "batch as its first axis"),
+    "tokens of pictures": (lambda d: d["features"][0].update(shape=["batch", "tokens"]), "reads no texts"),
+    "a giant row": (lambda d: d["features"][0].update(shape=["batch", 2**15, 2**15]), "more than 268435456 values"),
+    "a feature with the name of an input": (lambda d: d["features"][0].update(name="image"), "'image' is there twice"),
+    "a stage that reads what it writes": (lambda d: d["heads"][0].update(outputs=["features"]), "is there twice"),
+    "one file for two heads": (lambda d: d["heads"][1].update(file="head_0.onnx"), "'head_0.onnx' is there twice"),
+    "a stage that is the manifest": (_rename("trunk.onnx", "manifest.json"), "'manifest.json' is there twice"),
+    "a stage that is the reference": (
+        lambda d: d["trunk"].update(file="reference.safetensors"), "'reference.safetensors' is there twice",
+    ),
+    "an exit curve out of order": (lambda d: d["early_exit"]["points"].reverse(), "strictly ascending"),
+    "fewer heads than one": (lambda d: d["early_exit"]["points"][0].update(mean_heads=0.5), "from 1 to 3, not 0.5"),
+    "more heads than all": (lambda d: d["early_exit"]["points"][0].update(mean_heads=3.1), "from 1 to 3, not 3.1"),
+    "accuracies of too few heads": (lambda d: d["evaluation"][0].update(head_accuracy=[0.9]), "as many in head_acc"),
+    "no disagreement of three heads": (lambda d: d["evaluation"][0].update(disagreement=None), "null for one head"),
+    "a split twice": (lambda d: d["evaluation"].append(d["evaluation"][0]), "is there twice"),
+}  # fmt: skip
+"""Changes that make two parts of a manifest disagree, with what the reader says of it."""
+
+
+@pytest.mark.parametrize("what", RELATIONS)
+def test_parts_that_disagree(what: str) -> None:
+    change, problem = RELATIONS[what]
+    document = broken(change)
+    assert VALIDATOR.is_valid(document)
+    with pytest.raises(ArtifactError, match=problem):
+        parse_manifest(json.dumps(document).encode(), "changed")
+
+
+@pytest.mark.parametrize("inputs", [["input_ids"], ["attention_mask", "input_ids"], ["input_ids", "input_ids"]])
+def test_a_text_reads_ids_and_mask_in_any_order(inputs: list[str]) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["inputs"] = [{**document["inputs"][0], "name": name} for name in inputs]
+
+    text = json.dumps(broken(change, "newsgroups")).encode()
+    if sorted(inputs) == ["attention_mask", "input_ids"]:
+        assert [spec.name for spec in parse_manifest(text, "changed").inputs] == inputs
+        return
+    with pytest.raises(ArtifactError, match=r"makes other inputs|is there twice"):
+        parse_manifest(text, "changed")
 
 
 @pytest.mark.parametrize("what", BY_THE_READER)
