@@ -184,6 +184,14 @@ class EarlyExit(Record):
             raise ValueError("the points must be in strictly ascending order of min_confidence")
         return self
 
+    def point_for(self, accuracy: float) -> ExitPoint | None:
+        """The point that asks the fewest heads on average of those at least this accurate; None if there is none.
+
+        Among equals the one with the greatest `min_confidence`, which is the most careful.
+        """
+        enough = [point for point in self.points if point.accuracy >= accuracy]
+        return min(enough, key=lambda point: (point.mean_heads, -point.min_confidence), default=None)
+
 
 class LayerSparsity(Record):
     """One weight tensor: its entries, those kept by its mask, and those that are not zero in the file."""

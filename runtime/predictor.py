@@ -6,7 +6,7 @@ prediction.top(1), prediction.heads_used, prediction.disagreement
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +28,16 @@ class Wish:
 
     heads: int | None = None
     min_confidence: float | None = None
+    target_accuracy: float | None = None
+    """Stop as early as the artifact's exit table allows at this accuracy: a `min_confidence` that the table chooses."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most so many heads for every row of a batch that was not promised a number of heads, and the reason why."""
+
+    heads: int
+    reason: Literal["load", "deadline"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,10 @@ class Predictions:
     timing: Timing
 
 
+Finished = Callable[[Sequence[int], Sequence[Prediction]], None]
+"""Is told the positions and the predictions of rows that are finished while others still need more heads."""
+
+
 class Predictor:
     """An artifact on an engine. Thread-safe when the engine is, and they all are."""
 
@@ -90,14 +104,34 @@ class Predictor:
             )
         if wish.min_confidence is not None and not 0 <= wish.min_confidence <= 1:
             raise InputError("bad_min_confidence", f"min_confidence must be from 0 to 1, not {wish.min_confidence}.")
+        if wish.target_accuracy is not None:
+            self._check_target(wish, wish.target_accuracy)
 
-    def predict(self, rows: Sequence[Row], wishes: Sequence[Wish] | Wish = Wish()) -> Predictions:
-        """Predict prepared rows (see `runtime.preprocess`); `wishes` holds one wish per row, or one for all."""
+    def predict(
+        self,
+        rows: Sequence[Row],
+        wishes: Sequence[Wish] | Wish = Wish(),
+        *,
+        limit: Limit | None = None,
+        finished: Finished | None = None,
+    ) -> Predictions:
+        """Predict prepared rows (see `runtime.preprocess`); `wishes` holds one wish per row, or one for all.
+
+        `limit` bounds the heads of the rows whose wish names none. `finished` hears in this thread of rows that are
+        done while others go on; the result holds them all the same.
+        """
         if not rows:
             return Predictions([], Timing(None, (), 0.0))
-        return self.predict_batch(self.artifact.preprocessor.collate(rows), wishes)
+        return self.predict_batch(self.artifact.preprocessor.collate(rows), wishes, limit=limit, finished=finished)
 
-    def predict_batch(self, inputs: Batch, wishes: Sequence[Wish] | Wish = Wish()) -> Predictions:
+    def predict_batch(
+        self,
+        inputs: Batch,
+        wishes: Sequence[Wish] | Wish = Wish(),
+        *,
+        limit: Limit | None = None,
+        finished: Finished | None = None,
+    ) -> Predictions:
         """Predict a batch of input tensors, batch axis first. Non-finite input is refused."""
         rows = len(next(iter(inputs.values())))
         wishes = [wishes] * rows if isinstance(wishes, Wish) else list(wishes)
@@ -108,12 +142,49 @@ class Predictor:
         for name, tensor in inputs.items():
             if not np.isfinite(tensor).all():
                 raise InputError("not_finite", f"Input {name!r} holds NaN or infinite values.")
-        counts = {wish.heads or self.heads_total for wish in wishes}
-        if self.engine.one_program and len(counts) == 1 and all(wish.min_confidence is None for wish in wishes):
-            return self._predict_at_once(inputs, counts.pop())
-        return self._predict_head_by_head(inputs, wishes)
+        limits = np.array([self._most_heads(wish, limit) for wish in wishes])
+        reasons = [self._reason(wish, limit) for wish in wishes]
+        thresholds = np.array([self._threshold(wish) for wish in wishes])
+        if self.engine.one_program and len(set(limits)) == 1 and np.isinf(thresholds).all():
+            return self._predict_at_once(inputs, int(limits[0]), reasons)
+        return self._predict_head_by_head(inputs, limits, reasons, thresholds, finished)
 
-    def _predict_at_once(self, inputs: Batch, heads: int) -> Predictions:
+    def _most_heads(self, wish: Wish, limit: Limit | None) -> int:
+        if wish.heads is not None:
+            return wish.heads
+        return self.heads_total if limit is None else min(limit.heads, self.heads_total)
+
+    def _reason(self, wish: Wish, limit: Limit | None) -> StopReason:
+        """Why a row with this wish stops where `_most_heads` says, unless that is at the last head of all."""
+        return "requested" if wish.heads is not None or limit is None else limit.reason
+
+    def _threshold(self, wish: Wish) -> float:
+        """Least confidence at which a row stops asking heads; infinite for never."""
+        if wish.target_accuracy is not None:
+            point = self.artifact.manifest.early_exit.point_for(wish.target_accuracy)
+            assert point is not None, "`check` has found one"
+            return point.min_confidence
+        return np.inf if wish.min_confidence is None else wish.min_confidence
+
+    def _check_target(self, wish: Wish, target: float) -> None:
+        for name in ("heads", "min_confidence"):
+            if getattr(wish, name) is not None:
+                raise InputError(
+                    "bad_target_accuracy", f"target_accuracy chooses how early to stop; give it without {name}."
+                )
+        early_exit = self.artifact.manifest.early_exit
+        if not 0 <= target <= 1 or early_exit.point_for(target) is None:
+            rows = ", ".join(
+                f"{p.accuracy:.4g} (min_confidence {p.min_confidence:g}, {p.mean_heads:.3g} heads on average)"
+                for p in early_exit.points
+            )
+            raise InputError(
+                "bad_target_accuracy",
+                f"target_accuracy must be reached by the exit table of this model, and {target:g} is not. "
+                f"Measured on split {early_exit.split!r}: {rows or 'nothing'}.",
+            )
+
+    def _predict_at_once(self, inputs: Batch, heads: int, reasons: Sequence[StopReason]) -> Predictions:
         """Predict with the same number of heads for every row, trunk and heads as one program."""
         started = time.perf_counter()
         logits = np.stack(self.engine.logits(inputs, heads))
@@ -122,22 +193,25 @@ class Predictor:
         if not np.isfinite(logits).all():
             for index, output in enumerate(logits):
                 self._require_finite(index, output)
-        reason: StopReason = "all" if heads == self.heads_total else "requested"
-        predictions = self._answers(logits, [reason] * logits.shape[1])
+        predictions = self._answers(logits, reasons)
         return Predictions(predictions, Timing(None, (), time.perf_counter() - started, network_seconds))
 
-    def _predict_head_by_head(self, inputs: Batch, wishes: Sequence[Wish]) -> Predictions:
+    def _predict_head_by_head(
+        self,
+        inputs: Batch,
+        limits: NDArray[np.int_],
+        reasons: Sequence[StopReason],
+        thresholds: NDArray[np.float64],
+        finished: Finished | None,
+    ) -> Predictions:
         """Predict with as many heads as each row still wants."""
-        rows = len(wishes)
+        rows = len(limits)
         started = time.perf_counter()
         features = self.engine.trunk(inputs)
         trunk_seconds = time.perf_counter() - started
 
-        limits = np.array([wish.heads or self.heads_total for wish in wishes])
-        confidence = np.array([np.inf if wish.min_confidence is None else wish.min_confidence for wish in wishes])
         logits = np.empty((self.heads_total, rows, len(self.artifact.manifest.labels)), dtype=np.float32)
-        used = np.zeros(rows, dtype=int)  # heads that have voted
-        exited = np.zeros(rows, dtype=bool)
+        concluded: dict[int, Prediction] = {}
         pending = np.arange(rows)  # rows that still want a head
         carried = pending  # rows that `features` holds: finished ones stay when dropping them would not pay
         head_seconds: list[float] = []
@@ -152,18 +226,24 @@ class Predictor:
             started = time.perf_counter()
             self._require_finite(index, output)
             logits[index, pending] = output
-            used[pending] = index + 1
-            if np.isfinite(confidence[pending]).any():
-                votes = self.vote(logits[: index + 1, pending])
-                exited[pending] = votes.max(axis=-1) >= confidence[pending]
-            pending = pending[~exited[pending] & (limits[pending] > index + 1)]
+            early = np.zeros(len(pending), dtype=bool)
+            if np.isfinite(thresholds[pending]).any():
+                early = self.vote(logits[: index + 1, pending]).max(axis=-1) >= thresholds[pending]
+            done = early | (limits[pending] == index + 1)
+            stopped = pending[done]
+            why: list[StopReason] = [
+                "early_exit" if sure else reasons[row] for row, sure in zip(stopped, early[done], strict=True)
+            ]
+            answers = self._answers(logits[: index + 1, stopped], why) if len(stopped) else []
+            concluded.update(zip(stopped.tolist(), answers, strict=True))
+            pending = pending[~done]
             vote_seconds += time.perf_counter() - started
             if not len(pending):
                 break
+            if finished is not None and answers:
+                finished(stopped.tolist(), answers)
 
-        started = time.perf_counter()
-        predictions = self._conclude(logits, used, exited)
-        vote_seconds += time.perf_counter() - started
+        predictions = [concluded[row] for row in range(rows)]
         return Predictions(predictions, Timing(trunk_seconds, tuple(head_seconds), vote_seconds))
 
     def _require_finite(self, head: int, logits: NDArray[np.float32]) -> None:
@@ -175,20 +255,9 @@ class Predictor:
         manifest = self.artifact.manifest
         return temper(pool(logits, manifest.vote), manifest.calibration.temperatures[len(logits) - 1])
 
-    def _conclude(
-        self, logits: NDArray[np.float32], used: NDArray[np.int_], exited: NDArray[np.bool_]
-    ) -> list[Prediction]:
-        """Predictions from logits [heads, rows, classes], of which the first `used[row]` count for a row."""
-        concluded: dict[int, Prediction] = {}
-        for heads in np.unique(used):
-            rows = np.flatnonzero(used == heads)
-            early: StopReason = "early_exit"
-            reasons = [early if exited[row] else "requested" for row in rows] if heads < self.heads_total else None
-            concluded.update(zip(rows, self._answers(logits[:heads, rows], reasons), strict=True))
-        return [concluded[row] for row in range(len(used))]
-
-    def _answers(self, logits: NDArray[np.float32], reasons: Sequence[StopReason] | None) -> list[Prediction]:
-        """Predictions of rows in which all heads of logits [heads, rows, classes] voted; no reasons: `all`."""
+    def _answers(self, logits: NDArray[np.float32], reasons: Sequence[StopReason]) -> list[Prediction]:
+        """Predictions from logits [heads, rows, classes]; `reasons` says why no further heads voted, if there are."""
+        complete = len(logits) == self.heads_total
         manifest = self.artifact.manifest
         probabilities = softmax(logits)
         pooled = probabilities.mean(axis=0) if manifest.vote == "probabilities" else pool(logits, manifest.vote)
@@ -199,7 +268,7 @@ class Predictor:
                 probabilities=votes[row],
                 head_probabilities=probabilities[:, row],
                 heads_total=self.heads_total,
-                stopped_by="all" if reasons is None else reasons[row],
+                stopped_by="all" if complete else reasons[row],
                 disagreement=None if spread is None else float(spread[row]),
             )
             for row in range(logits.shape[1])

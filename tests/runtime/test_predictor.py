@@ -1,12 +1,12 @@
 """The predictor against brute force: every head of every row, then the obvious rule."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -14,7 +14,8 @@ from runtime.artifact import Artifact
 from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.errors import EngineError, InputError
-from runtime.predictor import Prediction, Predictions, Predictor, Wish
+from runtime.manifest import EarlyExit, ExitPoint
+from runtime.predictor import Limit, Prediction, Predictions, Predictor, Wish
 from runtime.preprocess import Batch
 from runtime.verify import read_reference
 from runtime.vote import Vote
@@ -69,9 +70,9 @@ def _vote(logits: NDArray[np.float32], vote: Vote) -> NDArray[np.float64]:
     return result
 
 
-def _check(found: Prediction, logits: NDArray[np.float32], wish: Wish, vote: Vote) -> None:
+def _check(found: Prediction, logits: NDArray[np.float32], wish: Wish, vote: Vote, bound: Limit | None = None) -> None:
     """Compare one prediction with brute force over the logits [heads, classes] of all heads."""
-    limit = wish.heads or len(logits)
+    limit = wish.heads or (len(logits) if bound is None else bound.heads)
     used = limit
     if wish.min_confidence is not None:
         sure = [_vote(logits[:k], vote).max() for k in range(1, limit + 1)]
@@ -84,7 +85,8 @@ def _check(found: Prediction, logits: NDArray[np.float32], wish: Wish, vote: Vot
     if used == len(logits):
         assert found.stopped_by == "all"
     else:
-        assert found.stopped_by == ("early_exit" if early else "requested")
+        bounded_by = "requested" if wish.heads is not None or bound is None else bound.reason
+        assert found.stopped_by == ("early_exit" if early else bounded_by)
     np.testing.assert_allclose(found.probabilities, _vote(logits[:used], vote), atol=1e-4)
     for head in range(used):
         np.testing.assert_allclose(found.head_probabilities[head], _softmax(logits[head]), atol=1e-4)
@@ -115,6 +117,33 @@ def test_mixed_wishes_in_one_batch(predictor: Predictor, vote: Vote, data: st.Da
     _check_timing(predictor, result, wishes)
     for row, (prediction, wish) in enumerate(zip(result.predictions, wishes, strict=True)):
         _check(prediction, logits[:, row], wish, vote)
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_rows_are_reported_as_they_finish_and_a_limit_breaks_no_promise(
+    predictor: Predictor, vote: Vote, data: st.DataObject
+) -> None:
+    inputs, reference = read_reference(predictor.artifact)
+    rows = data.draw(st.lists(st.integers(0, 31), min_size=1, max_size=20))
+    wishes = data.draw(st.lists(WISHES, min_size=len(rows), max_size=len(rows)))
+    limit = data.draw(st.none() | st.builds(Limit, st.integers(1, 3), st.sampled_from(["load", "deadline"])))
+    batch = {name: tensor[rows] for name, tensor in inputs.items()}
+    logits = np.stack(reference)[:, rows]
+    _skip_ties(logits, wishes, vote)
+    early: dict[int, Prediction] = {}
+
+    def finished(done: Sequence[int], predictions: Sequence[Prediction]) -> None:
+        assert done
+        assert not early.keys() & set(done), "a row was reported twice"
+        early.update(zip(done, predictions, strict=True))
+
+    found = predictor.predict_batch(batch, wishes, limit=limit, finished=finished).predictions
+    last = max(prediction.heads_used for prediction in found)
+    assert early.keys() == {row for row, prediction in enumerate(found) if prediction.heads_used < last}
+    for row, (prediction, wish) in enumerate(zip(found, wishes, strict=True)):
+        _check(prediction, logits[:, row], wish, vote, limit)
+        assert early.get(row, prediction) is prediction
 
 
 def _check_timing(predictor: Predictor, result: Predictions, wishes: list[Wish]) -> None:
@@ -163,6 +192,46 @@ def test_a_certain_row_needs_one_head(predictor: Predictor) -> None:
     inputs, _ = read_reference(predictor.artifact)
     for prediction in predictor.predict_batch(inputs, Wish(min_confidence=0.0)).predictions:
         assert (prediction.heads_used, prediction.stopped_by) == (1, "early_exit")
+
+
+EXITS = EarlyExit(
+    split="report",
+    rows=100,
+    points=(
+        ExitPoint(min_confidence=0.5, accuracy=0.80, mean_heads=1.2),
+        ExitPoint(min_confidence=0.9, accuracy=0.90, mean_heads=2.0),
+        ExitPoint(min_confidence=0.95, accuracy=0.89, mean_heads=2.5),
+        ExitPoint(min_confidence=1.0, accuracy=0.91, mean_heads=3.0),
+    ),
+)
+
+
+@pytest.mark.parametrize(("target", "minimum"), [(0.0, 0.5), (0.8, 0.5), (0.85, 0.9), (0.9, 0.9), (0.91, 1.0)])
+def test_a_target_accuracy_is_the_earliest_exit_that_reaches_it(
+    predictor: Predictor, target: float, minimum: float
+) -> None:
+    manifest = predictor.artifact.manifest.model_copy(update={"early_exit": EXITS})
+    aimed = Predictor(replace(predictor.artifact, manifest=manifest), predictor.engine)
+    inputs, _ = read_reference(predictor.artifact)
+    found = aimed.predict_batch(inputs, Wish(target_accuracy=target)).predictions
+    same = predictor.predict_batch(inputs, Wish(min_confidence=minimum)).predictions
+    assert [prediction.heads_used for prediction in found] == [prediction.heads_used for prediction in same]
+
+
+def test_a_target_accuracy_out_of_reach_lists_the_table(predictor: Predictor) -> None:
+    manifest = predictor.artifact.manifest.model_copy(update={"early_exit": EXITS})
+    aimed = Predictor(replace(predictor.artifact, manifest=manifest), predictor.engine)
+    for wish, words in [
+        (Wish(target_accuracy=0.92), ["0.92", "0.91 (min_confidence 1, 3 heads on average)", "'report'"]),
+        (Wish(target_accuracy=float("nan")), ["nan"]),
+        (Wish(target_accuracy=0.8, heads=2), ["without heads"]),
+        (Wish(target_accuracy=0.8, min_confidence=0.5), ["without min_confidence"]),
+    ]:
+        with pytest.raises(InputError) as refused:
+            aimed.check(wish)
+        assert refused.value.code == "bad_target_accuracy"
+        for word in words:
+            assert word in str(refused.value)
 
 
 def test_no_rows(predictor: Predictor) -> None:
