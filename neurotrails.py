@@ -18,7 +18,7 @@ VERBS = {
     "report": ("training.report.report", "report", "write one HTML page about a run"),
     "export": ("export.export", "export", "turn a checkpoint into an artifact, an artifact into one ONNX file"),
     "verify": ("runtime.verify", "verify", "check an artifact: hashes, schema, graphs, parity of every engine"),
-    "inspect": ("runtime.inspection", "inspect", "show what an artifact holds"),
+    "inspect": ("runtime.inspection.inspect", "inspect", "show what an artifact holds"),
     "predict": ("runtime.predict", "predict", "predict images or texts without a server"),
     "serve": ("server.app", "serve", "serve artifacts over HTTP"),
     "doctor": ("runtime.doctor", "doctor", "show cores, engines and what is missing"),

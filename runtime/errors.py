@@ -7,6 +7,7 @@ NeurotrailsError
 ├── EngineError              an engine cannot do what was asked
 │   ├── EngineNotInstalled   its package is missing
 │   └── UnsupportedModel     it cannot run this artifact (well)
+├── InspectionError          an artifact cannot be shown as was asked
 └── InputError               an input cannot be predicted; `code` says why in one word
 """
 
@@ -37,6 +38,10 @@ class EngineNotInstalled(EngineError):  # noqa: N818
 
 class UnsupportedModel(EngineError):  # noqa: N818
     """An engine cannot run this artifact, or only on a slow path."""
+
+
+class InspectionError(NeurotrailsError):
+    """An artifact cannot be shown in the way that was asked for, or not be written where it was asked."""
 
 
 class InputError(NeurotrailsError):

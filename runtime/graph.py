@@ -43,6 +43,8 @@ class StoredWeight:
     nonzero: int
     """Values in the file that are not zero."""
     sparse: bool
+    bytes: int
+    """What values and indices take as raw data."""
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -93,12 +95,14 @@ def stored_weights(model: onnx.ModelProto) -> dict[str, StoredWeight]:
     for name, tensor in _dense_constants(model):
         if len(tensor.dims) >= 2 and tensor.data_type in WEIGHT_TYPES:
             array = numpy_helper.to_array(tensor)
-            weights[name] = StoredWeight(
-                name, tuple(tensor.dims), array.size, int(np.count_nonzero(array)), sparse=False
-            )
+            nonzero = int(np.count_nonzero(array))
+            size = array.size * ELEMENT_BYTES[tensor.data_type]
+            weights[name] = StoredWeight(name, tuple(tensor.dims), array.size, nonzero, sparse=False, bytes=size)
     for name, sparse in sparse_constants(model):
         values = numpy_helper.to_array(sparse.values)
-        weights[name] = StoredWeight(name, tuple(sparse.dims), values.size, int(np.count_nonzero(values)), sparse=True)
+        nonzero = int(np.count_nonzero(values))
+        size = values.size * (ELEMENT_BYTES[sparse.values.data_type] + ELEMENT_BYTES[sparse.indices.data_type])
+        weights[name] = StoredWeight(name, tuple(sparse.dims), values.size, nonzero, sparse=True, bytes=size)
     return weights
 
 
@@ -109,6 +113,11 @@ def sparse_constants(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.SparseT
             for attribute in node.attribute:
                 if attribute.name == "sparse_value":
                     yield node.output[0], attribute.sparse_tensor
+
+
+def constant_names(model: onnx.ModelProto) -> set[str]:
+    """Names of all constants, sparse and dense."""
+    return {name for name, _ in (*_dense_constants(model), *sparse_constants(model))}
 
 
 def dense_of(sparse: onnx.SparseTensorProto) -> NDArray[np.generic]:

@@ -18,7 +18,8 @@ from export.stages import Example, export_stages
 from runtime.artifact import Artifact
 from runtime.errors import AlreadyExists
 from runtime.graph import dense_of, load_graph, sparse_constants, stored_weights
-from runtime.inspection import examine, render
+from runtime.inspection.contents import examine
+from runtime.inspection.listing import render
 from runtime.manifest import TensorSpec
 from runtime.verify import verify
 from tests.engines import onnx_session

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from training.report.charts import MOST_POINTS, Axis, Line, Points, Row, heat_map, line_chart
+from runtime.pages.charts import MOST_POINTS, Axis, Line, Points, Row, heat_map, line_chart
+from runtime.pages.rendering import Figure, Table
 from training.report.log import EvaluationLine, RunLog, StepLine
-from training.report.page import Figure, Table
 
 MOST_COLUMNS = 40
 """A heat map of more evaluations shows as many, evenly spread."""

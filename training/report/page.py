@@ -4,28 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-
-@dataclass(frozen=True)
-class Table:
-    """The numbers behind a figure, as text."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with what it says."""
-
-    title: str
-    chart: Markup
-    caption: str
-    legend: Sequence[tuple[str, int, bool]] = ()
-    """Label and look of each line, and whether it is one and not single points; empty for one line."""
-    table: Table | None = None
+from runtime.pages.rendering import Figure, Table, render_page
 
 
 @dataclass(frozen=True)
@@ -111,11 +90,4 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML: self-contained, and the same bytes for the same content."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(page=page)
+    return render_page(Path(__file__).with_name("page.html.j2"), page=page)

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import EarlyExit
+from runtime.pages.charts import Axis, Line, line_chart
+from runtime.pages.exits import exit_figure
+from runtime.pages.rendering import Figure, Table
 from runtime.vote import pool
 from training.calibration import calibrate, calibrated_votes, early_exit_curve
 from training.data import Examples
 from training.evaluation.agreement import disagreements
 from training.evaluation.confidence import selective_risks
 from training.metrics import ECE_BINS, measure
-from training.report.charts import Axis, Line, line_chart, reliability_chart
 from training.report.examples import show_examples
 from training.report.findings import (
     Bins,
@@ -23,7 +24,8 @@ from training.report.findings import (
     most_disputed,
     reliability,
 )
-from training.report.page import Cell, Figure, Matrix, Predictions, Table
+from training.report.page import Cell, Matrix, Predictions
+from training.report.reliability import reliability_chart
 
 MOST_EXAMPLES = 24
 MOST_CLASSES = 30
@@ -56,6 +58,8 @@ def predictions(
     counts = confusion(voted.argmax(axis=1), targets, len(labels))
     rows = most_disputed(logits, MOST_EXAMPLES) if heads > 1 else most_confident_errors(logits, targets, MOST_EXAMPLES)
     accuracies = [float((vote.argmax(axis=1) == targets).mean()) for vote in firsts]
+    order = ", ".join(map(str, calibration.voting_order))
+    note = f"Voting order, chosen on the calibrate part: heads {order}."
     return Predictions(
         part=part,
         rows=len(targets),
@@ -79,7 +83,7 @@ def predictions(
             _reliability("After calibration", voted, targets, metrics.ece, f"temperature {temperature:.3f}"),
         ],
         selective=[
-            *([_exit_figure(exits, accuracies, calibration.voting_order)] if heads > 1 else []),
+            *([exit_figure(exits, note, prefix=accuracies)] if heads > 1 else []),
             _risk_figure(voted, targets),
         ],
         examples=show_examples(rows, examples, labels, logits, voted),
@@ -116,24 +120,6 @@ def _bins(bins: Bins) -> Table:
         )
     ]
     return Table(("confidence", "rows", "mean confidence", "accuracy"), rows)
-
-
-def _exit_figure(exits: EarlyExit, prefix: Sequence[float], order: Sequence[int]) -> Figure:
-    names = [f"stop at {p.min_confidence:g}: {p.mean_heads:.2f} heads, {p.accuracy:.2%}" for p in exits.points]
-    lines = [
-        Line("stop when confident", [(p.mean_heads, p.accuracy) for p in exits.points], 0, marked=True, names=names),
-        Line("always the first k heads", [(k + 1, a) for k, a in enumerate(prefix)], 3, marked=True, joined=False),
-    ]
-    chart = line_chart("Accuracy against mean heads used", lines, Axis("mean heads used"), PERCENT)
-    table = Table(
-        ("stop at confidence", "mean heads used", "accuracy"),
-        [(f"{p.min_confidence:g}", f"{p.mean_heads:.3f}", f"{p.accuracy:.2%}") for p in exits.points],
-    )
-    caption = (
-        "Accuracy when each row stops as soon as its calibrated vote passes a confidence, against the heads that it "
-        f"then needs on average. Voting order, chosen on the calibrate part: heads {', '.join(map(str, order))}."
-    )
-    return Figure("Early exit", chart, caption, [(line.label, line.look, line.joined) for line in lines], table)
 
 
 def _risk_figure(voted: Floats, targets: Integers) -> Figure:

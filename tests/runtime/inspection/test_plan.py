@@ -14,8 +14,8 @@ from runtime.engines.base import EngineOptions
 from runtime.engines.native.engine import NativeEngine
 from runtime.engines.native.plan import Plan
 from runtime.errors import EngineError
-from runtime.inspection import inspect
-from runtime.plan_report import COLUMNS, LAYER_WIDTH, PlanReport, Total, Wave, examine, render
+from runtime.inspection.inspect import inspect
+from runtime.inspection.plan import COLUMNS, LAYER_WIDTH, PlanReport, Total, Wave, examine, render
 from tests.artifacts import CHANNELS, IMAGE_LABELS, LENGTHS, SIDE
 
 

@@ -5,7 +5,8 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from runtime.artifact import Artifact
-from runtime.inspection import examine, inspect
+from runtime.inspection.contents import examine
+from runtime.inspection.inspect import inspect
 
 
 def _stored(artifact: Artifact, file: str) -> dict[str, tuple[int, int, str]]:
@@ -29,6 +30,9 @@ def test_layers_are_what_lies_in_the_files(artifact: Artifact) -> None:
     assert inspection.layers
     for layer in inspection.layers:
         assert _stored(artifact, layer.stage)[layer.name] == (layer.kept, layer.nonzero, layer.form)
+        values, _, form = _stored(artifact, layer.stage)[layer.name]
+        assert layer.bytes == values * (12 if form == "sparse" else 4)
+        assert layer.dense_bytes == 4 * layer.weights
         assert layer.density == layer.kept / np.prod(layer.shape)
     assert (
         inspection.bytes
@@ -50,9 +54,9 @@ def test_table(image_artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> 
     assert lines[0] == f"tiny-image version 1 (schema 1), sha256 {image_artifact.sha256}"
     assert "labels 5: circle, square, triangle, star, cross" in lines
     assert "input image float32 [batch, 1, 12, 12]" in lines
-    assert "weight head_1.onnx 8x8x3x3 0.2500 144 144 sparse" in lines
-    assert "classifier head_1.onnx 5x8 1.0000 40 40 dense" in lines
-    assert any(line.startswith("total 1,920 0.3063 588 588") for line in lines)
+    assert "weight head_1.onnx 8x8x3x3 0.2500 144 144 sparse 1,728 2,304 82,944 20,736" in lines
+    assert "classifier head_1.onnx 5x8 1.0000 40 40 dense 160 160 40 40" in lines
+    assert any(line.startswith("total 1,920 0.3063 588 588 6,096 7,680 259,320 67,512") for line in lines)
     size = (image_artifact.folder / "trunk.onnx").stat().st_size
     assert f"trunk.onnx {size:,} 10,368 5,184 0" in lines
     assert "temperatures for 1 to 3 heads: 1.0000, 1.0000, 1.0000 (0 rows of split none)" in lines
