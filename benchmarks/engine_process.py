@@ -135,7 +135,7 @@ class _Failure:
 def _serve(connection: Connection, engine: str, cores: int, cache: Path | None) -> None:
     """Answer requests until the parent closes the pipe."""
     if cache is not None:
-        os.environ["XDG_CACHE_HOME"] = str(cache)
+        os.environ["NEUROTRAILS_CACHE"] = str(cache)
     loaded = _LoadedArtifacts(engine, cores)
     while True:
         try:

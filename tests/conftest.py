@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+
+from runtime.caches import cache_folder
 
 settings.register_profile("neurotrails", deadline=None, derandomize=True)
 settings.load_profile("neurotrails")
@@ -40,6 +43,18 @@ epochs: 3
 batch_size: 16
 threads: 1
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No tuning that this user has made decides what `auto` is in tests. Data sets that were fetched stay at hand."""
+    folder = tmp_path_factory.mktemp("caches")
+    fetched = cache_folder("datasets")
+    if fetched is not None and fetched.is_dir():
+        (folder / "datasets").symlink_to(fetched)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEUROTRAILS_CACHE", str(folder))
+        yield
 
 
 def train_in_a_process(recipe: Path, run: Path, *more: str) -> Path:

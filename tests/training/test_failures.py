@@ -117,7 +117,7 @@ def test_an_image_that_becomes_unreadable_is_named(
 ) -> None:
     folder = tmp_path / "pictures"
     shutil.copytree(load_config(image_recipe).data.path or "", folder)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NEUROTRAILS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("training.data.image_sets.IN_MEMORY_BYTES", 0)  # images are decoded when a batch asks for them
     genuine = Trainer.loss
 

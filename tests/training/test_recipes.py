@@ -58,7 +58,7 @@ def test_the_imagenet_recipe_trains_on_lazily_decoded_images(tmp_path: Path, mon
                 pixels = generator.integers(0, 256, size=(9, 9, 3), dtype=np.uint8)
                 width, height = 40 + index % 7, 36 + index % 11
                 Image.fromarray(pixels).resize((width, height)).save(folder / f"{name}_{index}.JPEG", quality=80)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NEUROTRAILS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("training.data.IMAGENET", replace(IMAGENET, classes=3, train=120, test=12))
     monkeypatch.setattr("training.data.image_sets.IN_MEMORY_BYTES", 0)
     size = "data.image={mode: RGB, height: 32, width: 32, resize_shorter: 36}"

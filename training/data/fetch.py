@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runtime import caches
 from training.data.errors import FetchError
 
 TIMEOUT_SECONDS = 600.0
@@ -20,9 +21,11 @@ TIMEOUT_SECONDS = 600.0
 
 
 def cache_folder(name: str) -> Path:
-    """Where a fetched data set is kept: $XDG_CACHE_HOME (or ~/.cache)/neurotrails/datasets/`name`."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "neurotrails" / "datasets" / name
+    """Where the fetched data set `name` is kept, in the cache folder `datasets`. Raises FetchError without a home."""
+    root = caches.cache_folder("datasets")
+    if root is None:
+        raise FetchError("There is no home to keep fetched data in. Set NEUROTRAILS_CACHE to a folder for it.")
+    return root / name
 
 
 def store(folder: Path, files: Mapping[str, bytes]) -> None:

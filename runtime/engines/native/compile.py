@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 import llvmlite
 from llvmlite import binding as llvm
 
+from runtime.caches import cache_folder, is_private, make_private
 from runtime.engines.native.kernels.library import KERNELS, build_module
 from runtime.engines.native.machine import InstructionSet
 from runtime.errors import EngineError
@@ -47,19 +47,10 @@ def instruction_sets() -> dict[str, InstructionSet]:
     return {one.name: one for one in found}
 
 
-def cache_folder() -> Path | None:
-    """Folder of compiled objects: `$XDG_CACHE_HOME/neurotrails/native`, by default in ~/.cache; None without a home."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # a container may run under a user that nobody knows
-        return None
-    return Path(base) / "neurotrails" / "native"
-
-
 @cache
 def library(name: str) -> Library:
     """Compile the kernels for an instruction set of `instruction_sets()`, or load them from the cache."""
-    return load_library(name, cache_folder())
+    return load_library(name, cache_folder("native"))
 
 
 def load_library(name: str, folder: Path | None) -> Library:
@@ -112,8 +103,8 @@ def _compile(source: str, target: InstructionSet) -> bytes:
 
 
 def _read_cached(folder: Path, key: str) -> bytes | None:
-    """Return the cached object if the folder is ours alone and the content is what was written."""
-    if not _trusted(folder):
+    """Return the cached object if the folder is ours alone, as what it holds is executed, and the content is sound."""
+    if not is_private(folder):
         return None
     try:
         content = (folder / key).read_bytes()
@@ -126,8 +117,7 @@ def _read_cached(folder: Path, key: str) -> bytes | None:
 def _write_cached(folder: Path, key: str, code: bytes) -> None:
     """Store an object; where that is not possible or not safe, the code stays in memory only."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _trusted(folder):
+        if not make_private(folder):
             return
         descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=folder)
         with os.fdopen(descriptor, "wb") as file:
@@ -135,12 +125,3 @@ def _write_cached(folder: Path, key: str, code: bytes) -> None:
         Path(partial).rename(folder / key)
     except OSError:
         return
-
-
-def _trusted(folder: Path) -> bool:
-    """Whether nobody else can have written here: what lies in the folder will be executed."""
-    try:
-        status = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077

@@ -21,7 +21,7 @@ def newsgroups() -> Dataset:
 @pytest.fixture
 def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine that holds no data at all; returns a folder for it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NEUROTRAILS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("NEUROTRAILS_DATA", raising=False)
     return tmp_path
 

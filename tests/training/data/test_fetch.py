@@ -25,7 +25,7 @@ from training.data.known import KnownFiles, Route, obtain_known_files
 def test_a_bare_machine_fetches_the_genuine_files(
     files: KnownFiles, routes: tuple[Route, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("NEUROTRAILS_CACHE", str(tmp_path))
     monkeypatch.delenv("NEUROTRAILS_DATA", raising=False)
     fetched = obtain_known_files(files, path=None, system=(), routes=routes)
     again = obtain_known_files(files, path=None, system=(), routes=())  # from the cache

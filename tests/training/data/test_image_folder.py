@@ -109,7 +109,7 @@ def test_a_large_folder_is_decoded_lazily_in_all_its_parts(
     copied = next((folder / "bag").glob("*.png"))
     (tmp_path / "test" / "bag" / "copy.png").write_bytes(copied.read_bytes())
     memory = load(folder, test_path=tmp_path / "test")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NEUROTRAILS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("training.data.image_sets.IN_MEMORY_BYTES", 7 * 28 * 28 - 1)
     lazy = load(folder, test_path=tmp_path / "test")
     assert memory.test is not None

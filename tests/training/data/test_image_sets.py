@@ -105,7 +105,7 @@ def test_the_environment_and_the_cache_are_searched(
     monkeypatch.setenv("NEUROTRAILS_DATA", str(tiny.parent))
     assert len(load_image_set(TINY).train) == 12
     monkeypatch.delenv("NEUROTRAILS_DATA")
-    cache = no_data / "cache" / "neurotrails" / "datasets"
+    cache = no_data / "cache" / "datasets"
     cache.mkdir(parents=True)
     ilsvrc.rename(cache / "imagenet")
     assert len(load_image_set(SMALL, image=SIZE).train) == 12
