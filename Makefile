@@ -1,7 +1,7 @@
 # `make serve` and `make test` are all that a newcomer needs; `make help` lists the rest. Nothing here needs root.
 #
-# Variables: PYTHON (python3.11), HOST and PORT of the server, ENGINE (auto, deepsparse, native, onnxruntime), MODELS, ARGS
-# (passed on to the benchmark, the load test and pytest).
+# Variables: PYTHON (python3.11), HOST and PORT of the server, ENGINE (auto, deepsparse, native, onnxruntime, openvino),
+# MODELS, ARGS (passed on to the benchmark, the load test and pytest).
 
 PYTHON ?= python3.11
 HOST ?= 127.0.0.1

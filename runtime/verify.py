@@ -4,6 +4,8 @@ neurotrails verify models/fashion-mnist
 neurotrails verify models/newsgroups --engine onnxruntime
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +26,8 @@ BATCH_SIZES = (1, 16)
 def verify(artifact: str, *, engine: list[str] | None = None, cores: int | None = None) -> None:
     """Check an artifact: hashes, schema, graphs, counts of weights, and the logits of every engine.
 
-    The logits are compared with those that PyTorch gave for the artifact's reference inputs when it was exported.
+    The logits are compared with those that PyTorch gave for the artifact's reference inputs when it was exported, in
+    each precision that an engine can execute, by the rule for that precision.
 
     Args:
         artifact: Folder of the artifact.
@@ -48,18 +51,21 @@ def verify(artifact: str, *, engine: list[str] | None = None, cores: int | None 
         f"(density {sparsity.density:.4f}), {sparsity.nonzero:,} not zero, as the manifest says",
     )
     inputs, logits = read_reference(opened)
-    options = EngineOptions(
-        cores=core_budget().cores if cores is None else cores, precision=manifest.precision, batch_sizes=BATCH_SIZES
-    )
+    options = EngineOptions(cores=core_budget().cores if cores is None else cores, batch_sizes=BATCH_SIZES)
     for name, found in _chosen(engine).items():
         if isinstance(found, EngineNotInstalled):
             print(f"skip  {name}: not installed")
             continue
-        loaded = found(opened, options)
-        try:
-            _check_engine(loaded, inputs, logits)
-        finally:
-            loaded.close()
+        precisions = found.precisions.get(manifest.precision, ())
+        if not precisions and engine is None:
+            print(f"skip  {name}: does not execute {manifest.precision}")
+            continue
+        for precision in precisions or (None,):
+            loaded = found(opened, replace(options, precision=precision))
+            try:
+                _check_engine(loaded, inputs, logits)
+            finally:
+                loaded.close()
 
 
 def check_counts(artifact: Artifact) -> None:
@@ -142,7 +148,10 @@ def _check_logits(engine: Engine, what: str, inputs: Batch, logits: list[NDArray
         parities.append(parity)
     worst = max(parity.worst for parity in parities)
     allowed = min(parity.allowed for parity in parities)
-    _passed(f"{engine.name} {engine.version}", f"{what}, {len(logits)} heads: off by {worst:.2g} of {allowed:.2g}")
+    _passed(
+        f"{engine.name} {engine.version} {engine.precision}",
+        f"{what}, {len(logits)} heads: off by {worst:.2g} of {allowed:.2g}",
+    )
 
 
 def _require_same(artifact: Artifact, layer: LayerSparsity, stored: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ from runtime.engines.onnxruntime import _shared_pool
 from runtime.errors import EngineNotInstalled
 
 ENGINE_NAMES = [name for name, found in installed_engines().items() if not isinstance(found, EngineNotInstalled)]
-"""Parameters: native and onnxruntime, as tests/runtime/test_engines.py insists, and deepsparse where it exists."""
+"""Parameters: native and onnxruntime, as test_engines.py insists; deepsparse and openvino where they exist."""
 
 needs_deepsparse = pytest.mark.skipif("deepsparse" not in ENGINE_NAMES, reason="DeepSparse is not installed")
 

@@ -14,10 +14,11 @@ ENGINES = {
     "deepsparse": ("runtime.engines.deepsparse", "DeepSparseEngine"),
     "native": ("runtime.engines.native.engine", "NativeEngine"),
     "onnxruntime": ("runtime.engines.onnxruntime", "OnnxRuntimeEngine"),
+    "openvino": ("runtime.engines.openvino", "OpenVinoEngine"),
 }
 """Engine name -> module and class."""
 
-AUTOMATIC = ("native", "deepsparse", "onnxruntime")
+AUTOMATIC = ("native", "deepsparse", "onnxruntime", "openvino")
 """Engines that `auto` tries, in this order."""
 
 NATIVE_FLAGS = ("avx2", "fma")

@@ -123,6 +123,27 @@ def test_strided_inputs(engine: Engine) -> None:
     assert compare(expected[0][::2], engine.head(0, engine.trunk(strided))).holds
 
 
+def test_results_stay_when_the_engine_computes_on(engine: Engine) -> None:
+    """Nothing that was returned lies in memory that a later call overwrites, and no input is written to."""
+    inputs, _ = read_reference(engine.artifact)
+    for rows in (1, 4, 7):  # compiled sizes, and one that is split
+        first, second = _rows(inputs, 0, rows), _rows(inputs, 9, 9 + rows)
+        before = {name: tensor.copy() for name, tensor in first.items()}
+        features = engine.trunk(first)
+        logits = engine.head(0, features)
+        kept = {name: tensor.copy() for name, tensor in features.tensors.items()}
+        expected = logits.copy()
+        for _ in range(3):
+            engine.head(0, engine.trunk(second))
+        np.testing.assert_array_equal(logits, expected)
+        for name, tensor in features.tensors.items():
+            np.testing.assert_array_equal(tensor, kept[name])
+        for name, tensor in first.items():
+            np.testing.assert_array_equal(tensor, before[name])
+        again = engine.head(0, features)
+        assert compare(expected, again).holds
+
+
 def test_features_can_be_taken(engine: Engine) -> None:
     inputs, expected = read_reference(engine.artifact)
     features = engine.trunk(inputs)
@@ -234,7 +255,7 @@ def test_auto_replaces_no_engine_that_fails(image_artifact: Artifact, monkeypatc
 
 def test_installed_engines() -> None:
     found = installed_engines()
-    assert set(found) == {"deepsparse", "native", "onnxruntime"}
+    assert set(found) == {"deepsparse", "native", "onnxruntime", "openvino"}
     assert not isinstance(found["onnxruntime"], EngineNotInstalled)
     assert not isinstance(found["native"], EngineNotInstalled)
 

@@ -25,6 +25,14 @@ def test_the_tolerance_grows_with_the_largest_logit(off: float, holds: bool) -> 
     assert parity.worst == pytest.approx(abs(off), abs=1e-6)
 
 
+@pytest.mark.parametrize(("off", "holds"), [(1.5, True), (-1.5, True), (1.7, False)])
+def test_bf16_may_be_off_by_its_few_bits(off: float, holds: bool) -> None:
+    found = LOGITS.copy()
+    found[1, 1] += off
+    assert RULES["bf16"](LOGITS, found).holds == holds
+    assert not RULES["bf16"](LOGITS, LOGITS[::-1]).holds, "the logits of other rows pass"
+
+
 @pytest.mark.parametrize(("margin", "flips"), [(1.9e-4, 0), (2.1e-4, 1)])
 def test_only_a_clear_label_counts_as_flipped(margin: float, flips: int) -> None:
     reference = np.array([[0.0, margin]], dtype=np.float32)

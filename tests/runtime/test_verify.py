@@ -8,6 +8,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save
 
 from runtime.artifact import Artifact
+from runtime.engines import engine_class
 from runtime.errors import ArtifactError, EngineError, EngineNotInstalled
 from runtime.verify import at_length, read_reference, verify
 from tests.artifacts import LENGTHS
@@ -22,7 +23,10 @@ def test_a_good_artifact(artifact: Artifact, name: str, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     checks = [line.split(":")[0].split()[1] for line in lines]
     texts = artifact.manifest.modality == "text"
-    assert checks == ["files", "graphs", "weights", name, name, *([name] * len(LENGTHS) if texts else [])]
+    ways = 2 + (len(LENGTHS) if texts else 0)
+    precisions = engine_class(name).precisions["fp32"]
+    assert checks == ["files", "graphs", "weights", *([name] * ways * len(precisions))]
+    assert [line.split(":")[0].split()[-1] for line in lines[3:]] == [each for each in precisions for _ in range(ways)]
     assert all(line.startswith("ok ") for line in lines)
     sparsity = artifact.manifest.sparsity
     assert f"{sparsity.kept:,} of {sparsity.weights:,} kept" in lines[2]
