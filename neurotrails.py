@@ -21,7 +21,7 @@ VERBS = {
     "inspect": ("runtime.inspection.inspect", "inspect", "show what an artifact holds"),
     "predict": ("runtime.predict", "predict", "predict images or texts without a server"),
     "serve": ("server.app", "serve", "serve artifacts over HTTP"),
-    "doctor": ("runtime.doctor", "doctor", "show cores, engines and what is missing"),
+    "doctor": ("runtime.doctor.doctor", "doctor", "show cores, engines and what is missing"),
 }
 """Verb -> module, function, what it does."""
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cores import CoreBudget, core_budget
+from runtime.cores import CoreBudget, CoreLimit, core_budget, core_limits
 
 AFFINITY = 8
 
@@ -55,6 +55,13 @@ def test_v2_nested_groups_are_bound_by_the_tightest(tmp_path: Path) -> None:
         },
     )
     assert core_budget(root) == CoreBudget(3, "cgroup v2 quota")
+    folder = root / "sys/fs/cgroup/slice"
+    assert core_limits(root) == [
+        CoreLimit("affinity", 8, None),
+        CoreLimit("cgroup v2 quota", 5, folder / "pod/container/cpu.max"),
+        CoreLimit("cgroup v2 quota", 3, folder / "pod/cpu.max"),
+        CoreLimit("cgroup v2 quota", 6, folder / "cpu.max"),
+    ]
 
 
 def test_v2_path_outside_the_namespace(tmp_path: Path) -> None:

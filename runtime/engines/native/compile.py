@@ -74,6 +74,12 @@ def load_library(name: str, folder: Path | None) -> Library:
     return Library(target, addresses, execution_engine)
 
 
+def cached_sets(folder: Path) -> tuple[str, ...]:
+    """Instruction sets of this machine whose kernels, as they are now, lie in the cache and would be loaded."""
+    targets = instruction_sets().values()
+    return tuple(target.name for target in targets if _read_cached(folder, _key(target)) is not None)
+
+
 def _key(target: InstructionSet) -> str:
     """Hash of all that the machine code depends on: our sources, as making LLVM IR from them takes time."""
     here = Path(__file__).parent

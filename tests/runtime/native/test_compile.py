@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtime.engines.native import compile as compiler
-from runtime.engines.native.compile import load_library
+from runtime.engines.native.compile import cached_sets, load_library
 from runtime.engines.native.machine import InstructionSet
 from runtime.errors import EngineError
 
@@ -27,6 +27,7 @@ def test_compiled_code_is_kept_where_only_we_can_write(tmp_path: Path, monkeypat
     folder = tmp_path / "cache"
     first, second = (load_library("generic", folder) for _ in range(2))
     assert compiled == ["generic"]
+    assert cached_sets(folder) == ("generic",)
     assert first.addresses.keys() == second.addresses.keys()
     assert folder.stat().st_mode & 0o777 == 0o700
     (stored,) = folder.iterdir()
