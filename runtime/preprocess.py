@@ -20,6 +20,12 @@ from tokenizers import Tokenizer
 from runtime.errors import ArtifactError, InputError
 from runtime.manifest import ImagePreprocessing, Preprocessing, TensorPreprocessing, TensorSpec, TextPreprocessing
 
+Pixels = NDArray[np.uint8]
+"""A decoded image, [height, width, channels] with 1 (grey) or 3 (RGB) channels."""
+Prepared = NDArray[np.float32]
+"""An image that the client has preprocessed, [channels, height, width]."""
+Input = bytes | str | Pixels | Prepared
+"""What a client sends for one row: an image file, a text, or an image as a tensor."""
 Row = Mapping[str, NDArray[np.generic]]
 """The input tensors of one example, without batch axis."""
 Batch = dict[str, NDArray[np.generic]]
@@ -35,8 +41,8 @@ class Preprocessor(ABC):
     modality: ClassVar[str]
 
     @abstractmethod
-    def prepare(self, data: bytes | str) -> Row:
-        """Turn one image file (bytes) or text (str) into its input tensors. Raises InputError."""
+    def prepare(self, data: Input) -> Row:
+        """Turn one input into its input tensors. Raises InputError."""
 
     @abstractmethod
     def collate(self, rows: Sequence[Row]) -> Batch:
@@ -59,10 +65,12 @@ class ImagePreprocessor(Preprocessor):
             spec.interpolation
         ]
 
-    def prepare(self, data: bytes | str) -> Row:
-        """Decode, resize, crop and normalize one image file."""
+    def prepare(self, data: Input) -> Row:
+        """Decode, resize, crop and normalize one image; what has been decoded or normalized already is not again."""
         if isinstance(data, str):
             raise InputError("wrong_type", "This model takes an image, not a text.")
+        if isinstance(data, np.ndarray):
+            return {"image": self._from_array(data)}
         pixels = np.asarray(self.resize(self.decode(data)))
         return {"image": self.normalize(pixels[None])[0]}
 
@@ -82,9 +90,7 @@ class ImagePreprocessor(Preprocessor):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow warns about odd but readable files
                 image: Image.Image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-                if image.width * image.height > self.max_pixels:
-                    size, limit = image.width * image.height / 1e6, self.max_pixels / 1e6
-                    raise InputError("image_too_large", f"Image is {size:.4g} MP; the limit is {limit:.4g} MP.")
+                self._check_pixels(image.width * image.height)
                 image.load()
                 image = ImageOps.exif_transpose(image)
                 return self._to_mode(image)
@@ -118,6 +124,32 @@ class ImagePreprocessor(Preprocessor):
         scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
+    def _check_pixels(self, count: int) -> None:
+        if count > self.max_pixels:
+            size, limit = count / 1e6, self.max_pixels / 1e6
+            raise InputError("image_too_large", f"Image is {size:.4g} MP; the limit is {limit:.4g} MP.")
+
+    def _from_array(self, data: Pixels | Prepared) -> Prepared:
+        shape = (len(self.spec.mean), self.spec.height, self.spec.width)
+        if data.dtype == np.float32:
+            if data.shape != shape:
+                raise InputError(
+                    "bad_shape", f"A preprocessed image of this model has shape {list(shape)}, not {list(data.shape)}."
+                )
+            if not np.isfinite(data).all():  # here, where it fails one input and not a batch
+                raise InputError("not_finite", "The preprocessed image holds NaN or infinite values.")
+            return data.view(np.float32)
+        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] not in (1, 3) or not data.size:
+            raise InputError(
+                "bad_shape",
+                "An image as a tensor must be float32 or uint8, and as uint8 have the shape [height, width, 1 or 3], "
+                f"not {list(data.shape)} ({data.dtype}).",
+            )
+        self._check_pixels(data.shape[0] * data.shape[1])
+        image = Image.fromarray(np.ascontiguousarray(data[:, :, 0] if data.shape[2] == 1 else data, np.uint8))
+        normalized: Prepared = self.normalize(np.asarray(self.resize(self._to_mode(image)))[None])[0]
+        return normalized
+
     def _to_mode(self, image: Image.Image) -> Image.Image:
         if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit greys: Pillow would clip them, not scale
             image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
@@ -138,8 +170,10 @@ class TextPreprocessor(Preprocessor):
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(spec.lengths[-1])
 
-    def prepare(self, data: bytes | str) -> Row:
+    def prepare(self, data: Input) -> Row:
         """Tokenize one text."""
+        if isinstance(data, np.ndarray):
+            raise InputError("wrong_type", "This model takes a text, not a tensor.")
         if isinstance(data, bytes):
             try:
                 data = data.decode("utf-8")

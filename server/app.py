@@ -24,6 +24,7 @@ from server.decode import Decoder
 from server.errors import MethodNotAllowed, NotFound, NotReady, StartupError
 from server.metrics import PrometheusObserver
 from server.middleware import RequestEnvelope
+from server.oip_api import add_oip_api
 from server.predict_api import ERRORS, add_predict_api
 from server.schema import StatusReply
 from server.settings import Settings
@@ -65,6 +66,7 @@ def create_app(settings: Settings, on_failure: Callable[[StartupError], None] = 
     app.add_middleware(RequestEnvelope, settings=settings, observer=observer)
     app.add_exception_handler(HTTPException, _as_server_error)
     add_predict_api(app, core, decoder)
+    add_oip_api(app, core, decoder, settings)
     _add_operation(app, core, observer)
     return app
 

@@ -7,20 +7,23 @@ Two steps, because the model, and so its preprocessing, is known only in between
 import asyncio
 import base64
 import binascii
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from runtime.errors import InputError
-from runtime.preprocess import IMAGE_FORMATS, Preprocessor, Row
+from runtime.preprocess import IMAGE_FORMATS, Input, Preprocessor, Row
 from server.errors import InvalidRequest, ServerError, TooLarge, Unsupported, from_input_error
 from server.settings import Settings
-from server.work import Input
 
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
 Scalar = str | int | float | bool | None
 
 MAX_FIELDS = 16
@@ -45,9 +48,7 @@ class Decoder:
 
     async def read(self, content_type: str, body: bytes) -> Body:
         """Find out what a body holds and check it against the limits. Raises ServerError."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, read_body, content_type, body, self._settings
-        )
+        return await self.run(read_body, content_type, body, self._settings)
 
     async def prepare(self, preprocessor: Preprocessor, inputs: Sequence[Input]) -> list[Row]:
         """Turn inputs into tensors, one row each. Raises ServerError; with several inputs it names the bad one."""
@@ -63,6 +64,11 @@ class Decoder:
                 raise row
             prepared.append(row)
         return prepared
+
+    async def run(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        """Run a function in one of the threads, so that it does not hold up the event loop."""
+        call = functools.partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def close(self) -> None:
         """End the threads."""
@@ -84,7 +90,7 @@ def read_body(content_type: str, body: bytes, settings: Settings) -> Body:
         result = _read_json(body)
     else:
         result = Body((_as_text(body),))
-    _check_limits(result.inputs, settings)
+    check_limits(result.inputs, settings)
     return result
 
 
@@ -257,7 +263,8 @@ def _read_form(body: bytes, boundary: bytes) -> Body:
     return Body(tuple(inputs), form.fields)
 
 
-def _check_limits(inputs: Sequence[Input], settings: Settings) -> None:
+def check_limits(inputs: Sequence[Input], settings: Settings) -> None:
+    """Raise TooLarge for too many inputs, or a text that is too long."""
     if len(inputs) > settings.max_inputs:
         raise TooLarge("too_many_inputs", f"The request has {len(inputs)} inputs; the limit is {settings.max_inputs}.")
     for index, value in enumerate(inputs):

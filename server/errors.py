@@ -4,6 +4,7 @@ NeurotrailsError
 ├── StartupError            the server cannot start: what is wrong, and with which model
 └── ServerError             a request cannot be answered
     ├── InvalidRequest      400  malformed, or asks for what does not exist
+    ├── Forbidden           403  only the admin port does this
     ├── UnknownModel        404
     ├── NotFound            404
     ├── MethodNotAllowed    405
@@ -11,7 +12,8 @@ NeurotrailsError
     ├── TooLarge            413  more bytes, inputs, pixels or characters than allowed
     ├── Unsupported         415  neither an image, nor JSON, nor text; or an encoded body
     ├── EngineFailure       500  the engine failed on valid input
-    └── NotReady            503  still loading, or shutting down
+    ├── NotReady            503  still loading, or shutting down
+    └── DeadlineExceeded    504  no answer within the client's timeout
 """
 
 from collections.abc import Mapping
@@ -43,6 +45,12 @@ class InvalidRequest(ServerError):  # noqa: N818 - named like the reply it cause
     """The request is malformed or asks for something that does not exist."""
 
     status = 400
+
+
+class Forbidden(ServerError):  # noqa: N818
+    """The server does this, but not here."""
+
+    status = 403
 
 
 class UnknownModel(ServerError):  # noqa: N818
@@ -91,6 +99,12 @@ class NotReady(ServerError):  # noqa: N818
     """The models are still loading, or the server is shutting down."""
 
     status = 503
+
+
+class DeadlineExceeded(ServerError):  # noqa: N818
+    """There was no answer within the time that the client gave."""
+
+    status = 504
 
 
 _STATUS_OF_INPUT_CODE: dict[str, type[ServerError]] = {

@@ -22,6 +22,7 @@ logger = logging.getLogger("neurotrails")
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+OPEN_INFERENCE_PATH = re.compile(r"/v2(/|$)")
 CLIENT_CLOSED = 499
 """Status in the metrics for a client that left before its reply."""
 
@@ -56,14 +57,14 @@ class RequestEnvelope:
         try:
             await self._app(scope, self._bounded(receive, headers.get("content-length", "")), send_with_id)
         except ServerError as error:
-            await self._refuse(error, request_id)(scope, receive, send_with_id)
+            await self._refuse(error, request_id, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # nobody is left to reply to
         except Exception:
             logger.exception("Request %s failed unexpectedly.", request_id)
             if status == CLIENT_CLOSED:  # no reply has begun
                 failure = EngineFailure("internal_error", "The server failed on this request; its log has more.")
-                await self._refuse(failure, request_id)(scope, receive, send_with_id)
+                await self._refuse(failure, request_id, scope["path"])(scope, receive, send_with_id)
             else:
                 raise
         finally:
@@ -103,11 +104,12 @@ class RequestEnvelope:
         limit = self._settings.max_body_bytes
         return TooLarge("body_too_large", f"The body exceeds the limit of {limit} bytes.", {"connection": "close"})
 
-    def _refuse(self, error: ServerError, request_id: str) -> JSONResponse:
+    def _refuse(self, error: ServerError, request_id: str, path: str) -> JSONResponse:
         self._observer.request_refused(error.code)
-        return JSONResponse(
-            {"error": str(error), "code": error.code, "id": request_id}, status_code=error.status, headers=error.headers
-        )
+        reply = {"error": str(error)}
+        if not OPEN_INFERENCE_PATH.match(path):  # that protocol's error is a sentence and nothing else
+            reply |= {"code": error.code, "id": request_id}
+        return JSONResponse(reply, status_code=error.status, headers=error.headers)
 
 
 def new_id() -> str:

@@ -6,16 +6,14 @@ from typing import Literal
 from runtime.engines.base import EngineInfo
 from runtime.manifest import Manifest
 from runtime.predictor import Prediction, Wish
-
-Input = bytes | str
-"""One input as the client sent it: the bytes of an image file, or a text."""
+from runtime.preprocess import Input
 
 Modality = Literal["image", "text"]
 
 
 def modality_of(value: Input) -> Modality:
     """Whether an input is an image or a text."""
-    return "image" if isinstance(value, bytes) else "text"
+    return "text" if isinstance(value, str) else "image"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -253,3 +253,41 @@ def test_a_broken_tokenizer_is_an_artifact_error(tmp_path: Path) -> None:
 def test_tensors_have_no_preprocessing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="takes tensors"):
         make_preprocessor(TensorPreprocessing(), tmp_path)
+
+
+@pytest.mark.parametrize("preprocessor", [GREY, COLOUR])
+@pytest.mark.parametrize("size", [(28, 28), (40, 31)])
+def test_decoded_images_give_what_their_files_give(preprocessor: ImagePreprocessor, size: tuple[int, int]) -> None:
+    generator = np.random.default_rng(1)
+    grey = generator.integers(0, 256, (*size, 1), dtype=np.uint8)
+    colour = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+    for array, image in ((grey, Image.fromarray(grey[..., 0])), (colour, Image.fromarray(colour))):
+        expected = preprocessor.prepare(_encode(image))["image"].astype(np.float32, copy=False)
+        np.testing.assert_array_equal(preprocessor.prepare(array)["image"], expected)
+        np.testing.assert_array_equal(preprocessor.prepare(array[::-1][::-1])["image"], expected)
+        assert np.shares_memory(preprocessor.prepare(expected)["image"], expected)
+        np.testing.assert_array_equal(preprocessor.prepare(expected)["image"], expected)
+
+
+@pytest.mark.parametrize(
+    ("array", "code"),
+    [
+        (np.zeros((28, 28), np.uint8), "bad_shape"),
+        (np.zeros((28, 28, 4), np.uint8), "bad_shape"),
+        (np.zeros((0, 28, 1), np.uint8), "bad_shape"),
+        (np.zeros((1, 28, 27), np.float32), "bad_shape"),
+        (np.zeros((1, 28, 28), np.float64), "bad_shape"),
+        (np.full((1, 28, 28), np.nan, np.float32), "not_finite"),
+        (np.full((1, 28, 28), np.inf, np.float32), "not_finite"),
+        (np.zeros((8000, 8000, 1), np.uint8), "image_too_large"),
+    ],
+)
+def test_bad_image_tensors_are_refused(array: Any, code: str) -> None:
+    with pytest.raises(InputError) as refused:
+        GREY.prepare(array)
+    assert refused.value.code == code
+
+
+def test_a_text_model_takes_no_tensor(text: TextPreprocessor) -> None:
+    with pytest.raises(InputError, match="takes a text, not a tensor"):
+        text.prepare(np.zeros((28, 28, 1), np.uint8))

@@ -65,7 +65,7 @@ class Direct:
     """A bare predictor of the same artifact on the same engine: what the service must answer."""
 
     def __init__(self, folder: Path, engine: str) -> None:
-        artifact = Artifact.open(folder)
+        self.artifact = artifact = Artifact.open(folder)
         options = EngineOptions(cores=CORES)
         self.labels = artifact.manifest.labels
         self._predictor = Predictor(artifact, load_engine(artifact, engine, options))

@@ -1,0 +1,203 @@
+"""`/v2`: the Open Inference Protocol, REST, as tritonclient and KServe speak it. Translates only.
+
+curl 127.0.0.1:8000/v2/models/newsgroups/infer -d '{"inputs": [
+    {"name": "input", "datatype": "BYTES", "shape": [1], "data": ["The goalkeeper saved two penalties."]}]}'
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Never
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from server.compression import MIN_REPLY_BYTES, Coding, accepted_coding, compress, decompress
+from server.core import Core
+from server.decode import Decoder, Params, Result
+from server.errors import DeadlineExceeded, Forbidden, InvalidRequest, NotReady, UnknownModel
+from server.oip.describe import model_config, model_metadata, server_metadata
+from server.oip.reply import choose_outputs, write_reply
+from server.oip.request import InferRequest, read_request
+from server.oip.statistics import Statistics
+from server.predict_api import Parameters, read_parameters
+from server.settings import Settings
+from server.work import Answer, ModelCard, Work
+
+HEADER_LENGTH = "inference-header-content-length"
+WISHES = ("heads", "min_confidence")
+"""Parameters of a request besides the protocol's own."""
+INLINE_BYTES = 16_384
+"""Requests of at most this size are read on the event loop: handing them to a thread would cost more."""
+INLINE_NUMBERS = 1024
+"""The same for replies: rows times classes."""
+ADMIN_ONLY = (
+    "/v2/repository/index",
+    "/v2/repository/models/{name}/load",
+    "/v2/repository/models/{name}/unload",
+)
+
+
+def add_oip_api(app: FastAPI, core: Core, decoder: Decoder, settings: Settings) -> None:
+    """Add the routes to `app`."""
+    api = _OpenInference(core, decoder, settings)
+    add = functools.partial(app.add_api_route, include_in_schema=False, response_model=None)
+    get, post = (functools.partial(add, methods=[verb]) for verb in ("GET", "POST"))
+    get("/v2", api.server)
+    get("/v2/health/live", api.live)
+    get("/v2/health/ready", api.ready)
+    get("/v2/models/stats", api.all_statistics)
+    for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        get(model, api.model)
+        get(f"{model}/ready", api.model_ready)
+        get(f"{model}/config", api.config)
+        get(f"{model}/stats", api.model_statistics)
+        post(f"{model}/infer", api.infer)
+    for path in ADMIN_ONLY:
+        post(path, refuse_administration)
+
+
+async def refuse_administration(request: Request) -> Never:
+    """Refuse what only the admin port does."""
+    raise Forbidden(
+        "admin_only",
+        f"{request.url.path[:200]} is answered on the admin port only; this port serves predictions.",
+    )
+
+
+class _OpenInference:
+    """The routes."""
+
+    def __init__(self, core: Core, decoder: Decoder, settings: Settings) -> None:
+        self._core = core
+        self._decoder = decoder
+        self._settings = settings
+        self._statistics = Statistics()
+
+    async def server(self) -> JSONResponse:
+        """Describe the server."""
+        return JSONResponse(server_metadata())
+
+    async def live(self) -> JSONResponse:
+        """Answer as long as the process runs."""
+        return JSONResponse({"live": True})
+
+    async def ready(self) -> JSONResponse:
+        """Answer 200 when all models are warm, else 503."""
+        reason = self._core.ready()
+        if reason is not None:
+            raise NotReady("not_ready", reason, {"retry-after": "1"})
+        return JSONResponse({"ready": True})
+
+    async def model_ready(self, request: Request) -> JSONResponse:
+        """Answer 200 when this model, in this version, is warm."""
+        return JSONResponse({"name": self._card(request).manifest.name, "ready": True})
+
+    async def model(self, request: Request) -> JSONResponse:
+        """Describe a model."""
+        return JSONResponse(model_metadata(self._card(request)))
+
+    async def config(self, request: Request) -> JSONResponse:
+        """Give the configuration of a model."""
+        return JSONResponse(model_config(self._card(request)))
+
+    async def all_statistics(self) -> JSONResponse:
+        """Give the statistics of all models."""
+        return JSONResponse(self._statistics.reply(self._core.describe()))
+
+    async def model_statistics(self, request: Request) -> JSONResponse:
+        """Give the statistics of one model."""
+        return JSONResponse(self._statistics.reply((self._card(request),)))
+
+    async def infer(self, request: Request) -> Response:
+        """Predict the rows of a request."""
+        card = self._card(request)
+        body = await request.body()
+        started = time.perf_counter()
+        try:
+            return await self._infer(request, card, body, started)
+        except Exception:
+            self._statistics.failed(card, time.perf_counter() - started)
+            raise
+
+    async def _infer(self, request: Request, card: ModelCard, body: bytes, started: float) -> Response:
+        encoding = request.headers.get("content-encoding", "")
+        off_loop = bool(encoding) or len(body) > INLINE_BYTES
+        wanted = await self._call(
+            off_loop, _read, body, encoding, request.headers.get(HEADER_LENGTH), card, self._settings
+        )
+        wish = _wishes(wanted).wish
+        outputs = choose_outputs(wanted, heads_vary=wish.min_confidence is not None)
+        work = Work(id=request.state.id, inputs=wanted.inputs, model=card.manifest.name, wish=wish, started=started)
+        answer = await _within(wanted.timeout_seconds, self._core.predict(work))
+
+        began = time.perf_counter()
+        numbers = len(answer.predictions) * len(answer.card.manifest.labels)
+        coding = accepted_coding(request.headers.get("accept-encoding", ""))
+        identity = request.state.id if wanted.id is None else wanted.id
+        response = await self._call(numbers > INLINE_NUMBERS, _respond, answer, identity, outputs, coding)
+        self._statistics.answered(answer, time.perf_counter() - began)
+        return response
+
+    def _card(self, request: Request) -> ModelCard:
+        """The model, and the version if there is one, that the path names. Raises UnknownModel or NotReady."""
+        cards = self._core.describe()
+        name, version = request.path_params["name"], request.path_params.get("version")
+        for card in cards:
+            if card.manifest.name == name:
+                if version not in (None, card.manifest.version):
+                    raise UnknownModel(
+                        "unknown_version",
+                        f"Model {name!r} has no version {version[:100]!r}; it is served in version "
+                        f"{card.manifest.version!r}.",
+                    )
+                return card
+        names = ", ".join(card.manifest.name for card in cards)
+        raise UnknownModel("unknown_model", f"There is no model {name[:100]!r}; the models are: {names}.")
+
+    async def _call(
+        self, off_loop: bool, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Call a function, in a thread if it is much work."""
+        if off_loop:
+            return await self._decoder.run(function, *args, **kwargs)
+        return function(*args, **kwargs)
+
+
+def _read(body: bytes, encoding: str, header_length: str | None, card: ModelCard, settings: Settings) -> InferRequest:
+    plain = decompress(body, encoding, settings.max_body_bytes)
+    return read_request(plain, header_length, card.manifest, settings)
+
+
+def _wishes(request: InferRequest) -> Parameters:
+    for name in request.wishes:
+        if name not in WISHES:
+            raise InvalidRequest(
+                "unknown_parameter",
+                f"There is no parameter {name[:100]!r} of a request; there are: "
+                f"{', '.join((*WISHES, 'timeout', 'binary_data_output'))}.",
+            )
+    return read_parameters([], request.wishes)
+
+
+def _respond(answer: Answer, identity: str, outputs: Any, coding: Coding | None) -> Response:
+    body, json_length = write_reply(answer, identity, outputs)
+    headers = {"vary": "accept-encoding"}
+    if json_length is not None:
+        headers[HEADER_LENGTH] = str(json_length)
+    if coding is not None and len(body) >= MIN_REPLY_BYTES:
+        headers["content-encoding"] = coding
+        body = compress(body, coding)
+    media_type = "application/json" if json_length is None else "application/octet-stream"
+    return Response(body, headers=headers, media_type=media_type)
+
+
+async def _within(seconds: float | None, answer: Awaitable[Answer]) -> Answer:
+    try:
+        async with asyncio.timeout(seconds):
+            return await answer
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            "deadline_exceeded", f"There was no answer within the timeout of {1e6 * (seconds or 0):.0f} microseconds."
+        ) from error
