@@ -6,7 +6,10 @@ NeurotrailsError
 │   └── SchemaTooNew         it was written by a newer version of this software
 ├── EngineError              an engine cannot do what was asked
 │   ├── EngineNotInstalled   its package is missing
-│   └── UnsupportedModel     it cannot run this artifact (well)
+│   ├── UnsupportedModel     it cannot run this artifact (well)
+│   ├── WorkerDied           the process that computed a call ended; the call may be made again
+│   ├── WorkerStuck          a call took longer than allowed, and its process was killed
+│   └── WorkersFailed        no worker process can be started any more
 ├── InspectionError          an artifact cannot be shown as was asked
 └── InputError               an input cannot be predicted; `code` says why in one word
 """
@@ -38,6 +41,18 @@ class EngineNotInstalled(EngineError):  # noqa: N818
 
 class UnsupportedModel(EngineError):  # noqa: N818
     """An engine cannot run this artifact, or only on a slow path."""
+
+
+class WorkerDied(EngineError):  # noqa: N818
+    """The worker process that computed a call, or held its features, has ended. The call may be made again."""
+
+
+class WorkerStuck(EngineError):  # noqa: N818
+    """A call took longer than allowed, so its worker process was killed."""
+
+
+class WorkersFailed(EngineError):  # noqa: N818
+    """An engine has no worker process left, and starting one has failed several times in a row."""
 
 
 class InspectionError(NeurotrailsError):

@@ -17,13 +17,14 @@ except ImportError as error:
     raise EngineNotInstalled("The native engine needs llvmlite: pip install 'llvmlite==0.50.*'.") from error
 
 from runtime.engines.base import Engine, Tensors
+from runtime.engines.constants import constants_in_use
 from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import Network, constants_of, require_known, understand
 from runtime.engines.native.kernels.schedule import FUTEX
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Convolve
-from runtime.engines.native.plan import Plan
+from runtime.engines.native.plan import Plan, replace_constants
 from runtime.engines.native.planning import plan_ensemble
 from runtime.engines.native.streams import Packed
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
@@ -72,6 +73,9 @@ class NativeEngine(Engine):
                         trunk, heads, threads=1, machine=self._machine, packed=packed, team=self.options.cores
                     )
                 plans[program, tokens] = (together, alone)
+        shared = constants_in_use()
+        if shared is not None:
+            replace_constants([plan for both in plans.values() for plan in both], shared.place)
         self._executor = Executor(library(self._machine.name), plans, self.options.cores)
 
     def _understand(self, stage: Stage, constants: dict[str, NDArray[np.generic]], tokens: int) -> Network:

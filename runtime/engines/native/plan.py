@@ -1,9 +1,11 @@
 """What a plan is: steps over buffers. It generates no code and runs nothing; `planning.plan_network` makes one."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.engines.native.emitter import LINE
 from runtime.engines.native.layout import Layout
@@ -121,3 +123,12 @@ def assign(buffers: list[Buffer]) -> int:
         buffer.offset = offset
         placed.append(buffer)
     return max((buffer.offset + buffer.nbytes for buffer in buffers), default=0)
+
+
+def replace_constants(plans: Iterable[Plan], place: Callable[[list[NDArray[Any]]], list[NDArray[Any]]]) -> None:
+    """Let plans read their constants from where `place` has put them; it is given each array once."""
+    steps = [part for plan in plans for step in plan.steps for part in (step, step.gather) if part is not None]
+    arrays = {id(value): value for step in steps for value in step.fields.values() if isinstance(value, np.ndarray)}
+    placed = dict(zip(arrays, place(list(arrays.values())), strict=True))
+    for step in steps:
+        step.fields.update({name: placed[id(value)] for name, value in step.fields.items() if id(value) in placed})

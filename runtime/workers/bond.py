@@ -1,0 +1,28 @@
+"""Ties a fresh worker process to its parent. Standard library only: it acts before anything can start a thread."""
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+OOM_SCORE = 500
+"""Of at most 1000: when memory runs out, a worker is to go rather than the server, which can replace it."""
+
+
+def bind(parent: int, cpus: Sequence[int]) -> None:
+    """Pin this process to `cpus`, let it end with process `parent` and by no signal that is meant for that.
+
+    SIGINT and SIGTERM often reach all processes of a service at once; the parent then finishes what it has accepted,
+    and still needs its workers. The kernel kills this process when the thread that started it ends.
+    """
+    os.sched_setaffinity(0, cpus)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(0)
+    with contextlib.suppress(OSError):  # not every sandbox has it
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
