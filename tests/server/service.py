@@ -13,6 +13,7 @@ from runtime.artifact import Artifact
 from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.predictor import Prediction, Predictor, Wish
+from runtime.preprocess import Input
 from server.app import create_app
 from server.errors import StartupError
 from server.settings import Settings
@@ -70,7 +71,7 @@ class Direct:
         self.labels = artifact.manifest.labels
         self._predictor = Predictor(artifact, load_engine(artifact, engine, options))
 
-    def predict(self, data: bytes | str, **wish: Any) -> Prediction:
+    def predict(self, data: Input, **wish: Any) -> Prediction:
         """Predict one input."""
         row = self._predictor.artifact.preprocessor.prepare(data)
         return self._predictor.predict([row], Wish(**wish)).predictions[0]
