@@ -25,7 +25,8 @@ from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.engines.onnxruntime import open_session
 from runtime.files import already_exists, atomic_write
-from runtime.graph import OPSET, check_graph, load_graph
+from runtime.graph import OPSET, check_graph
+from runtime.graph_sizes import load_stages
 from runtime.manifest import Manifest, TensorSpec
 from runtime.parity import RELATIVE_TOLERANCE, compare
 from runtime.predictor import Predictor
@@ -65,7 +66,7 @@ def fuse(artifact: Artifact) -> onnx.ModelProto:
     manifest = artifact.manifest
     joined = onnx.GraphProto(name=manifest.name)
     joined.input.extend(_value_info(spec) for spec in manifest.inputs)
-    graphs = {stage.file: load_graph(artifact.path(stage.file)) for stage in manifest.stages}
+    graphs = load_stages(artifact)
     features = {tensor.name: TRUNK + tensor.name for tensor in manifest.features}
     if manifest.trunk:
         inputs = {name: name for name in manifest.trunk.inputs}

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from runtime.errors import ArtifactError
+from runtime.graph_structure import OPSET as OPSET
+from runtime.graph_structure import check_structure
 
-OPSET = 17
 MAX_GRAPH_BYTES = 2 * 2**30 - 1
 MAX_DENSE_BYTES = 4 * 2**30
 """Largest total size of a graph's constants once they are dense."""
+FREE_DENSE_BYTES = 64 * 2**20
+MAX_EXPANSION = 1024
+"""Beyond `FREE_DENSE_BYTES`, dense constants may take this many bytes for each byte of the graph."""
 ELEMENT_BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4, TensorProto.INT64: 8, TensorProto.INT32: 4, TensorProto.INT8: 1, TensorProto.UINT8: 1,
     TensorProto.BOOL: 1, TensorProto.DOUBLE: 8, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2,
@@ -29,7 +33,7 @@ ELEMENT_BYTES: dict[int, int] = {
 WEIGHT_TYPES = frozenset(ELEMENT_BYTES) - {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
 """Element types of weights; the others are shapes, axes and masks."""
 
-SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 @dataclass(frozen=True)
@@ -67,25 +71,23 @@ def check_graph(model: onnx.ModelProto, where: str, content: bytes | None = None
     Engines trust what they read: an out-of-range sparse index crashes DeepSparse, for one. `content` is the file that
     the model was read from, if any: the checker of ONNX wants bytes, and to write them anew takes longer than to check.
     """
-    if any(entry.domain for entry in model.opset_import) or [entry.version for entry in model.opset_import] != [OPSET]:
-        raise ArtifactError(f"{where}: only the standard ONNX operators of opset {OPSET} are allowed.")
-    if model.functions or model.graph.sparse_initializer:
-        raise ArtifactError(f"{where}: local functions and sparse initializers are not allowed.")
+    check_structure(model, where)
     total = 0
-    for node in model.graph.node:
-        if any(attribute.type in SUBGRAPHS for attribute in node.attribute):
-            raise ArtifactError(f"{where}: operator {node.op_type} holds a subgraph, which is not allowed.")
-        if node.op_type == "Constant" and len(node.output) != 1:
-            raise ArtifactError(f"{where}: a constant has {len(node.output)} outputs instead of 1.")
     for tensor in _dense_tensors(model):
         total += _check_dense(tensor, where)
     for name, sparse in sparse_constants(model):
         total += _check_sparse(sparse, f"{where}: {name}")
     if total > MAX_DENSE_BYTES:
         raise ArtifactError(f"{where}: constants of {total >> 20} MiB exceed the limit of {MAX_DENSE_BYTES >> 20} MiB.")
+    size = model.ByteSize() if content is None else len(content)
+    if total > FREE_DENSE_BYTES + MAX_EXPANSION * size:
+        raise ArtifactError(
+            f"{where}: constants of {total >> 20} MiB are too much for a file of {size} bytes: {MAX_EXPANSION} times "
+            f"its size and {FREE_DENSE_BYTES >> 20} MiB is the limit."
+        )
     try:
         onnx.checker.check_model(model if content is None else content, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{where}: not a valid ONNX graph: {error}") from error
 
 
@@ -158,6 +160,10 @@ def _check_dense(tensor: onnx.TensorProto, where: str) -> int:
             raise ArtifactError(f"{where}: tensor {tensor.name!r} has {len(tensor.raw_data)} bytes instead of {size}.")
     elif (values := len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))) != cells:
         raise ArtifactError(f"{where}: tensor {tensor.name!r} has {values} values instead of {cells}.")
+    if tensor.data_type in FLOAT_TYPES:
+        array = numpy_helper.to_array(tensor)
+        if np.isnan(array).any() or (cells > 1 and not np.isfinite(array).all()):
+            raise ArtifactError(f"{where}: tensor {tensor.name!r} holds values that are not finite.")
     return size
 
 
@@ -168,6 +174,8 @@ def _check_sparse(sparse: onnx.SparseTensorProto, where: str) -> int:
     cells = math.prod(dims)
     _check_dense(sparse.values, where)
     _check_dense(sparse.indices, where)
+    if np.isinf(numpy_helper.to_array(sparse.values)).any():
+        raise ArtifactError(f"{where}: sparse values must be finite.")
     if sparse.indices.data_type != TensorProto.INT64 or len(sparse.indices.dims) != 1:
         raise ArtifactError(f"{where}: sparse indices must be linear int64.")
     indices = numpy_helper.to_array(sparse.indices)

@@ -14,7 +14,8 @@ from runtime.cores import core_budget
 from runtime.engines import engine_class, installed_engines
 from runtime.engines.base import Engine, EngineOptions
 from runtime.errors import ArtifactError, EngineError, EngineNotInstalled
-from runtime.graph import load_graph, stored_weights
+from runtime.graph import stored_weights
+from runtime.graph_sizes import load_stages
 from runtime.manifest import LayerSparsity, TextPreprocessing
 from runtime.parity import Parity, heads_parity
 from runtime.preprocess import Batch
@@ -71,13 +72,13 @@ def verify(artifact: str, *, engine: list[str] | None = None, cores: int | None 
 def check_counts(artifact: Artifact) -> None:
     """Check every graph and count its weights. Raises ArtifactError where the manifest says something else."""
     layers = artifact.manifest.sparsity.layers
-    for stage in artifact.manifest.stages:
-        weights = stored_weights(load_graph(artifact.path(stage.file)))
+    for file, model in load_stages(artifact).items():
+        weights = stored_weights(model)
         for layer in layers:
-            if layer.stage != stage.file:
+            if layer.stage != file:
                 continue
             if layer.name not in weights:
-                raise ArtifactError(f"{artifact.folder}: {stage.file} holds no weight {layer.name!r}. Export it again.")
+                raise ArtifactError(f"{artifact.folder}: {file} holds no weight {layer.name!r}. Export it again.")
             found = weights[layer.name]
             stored = {"shape": found.shape, "nonzero": found.nonzero}
             if found.sparse:

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from runtime.artifact import Artifact
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
-from runtime.graph import load_graph
+from runtime.graph_sizes import load_stages
 from runtime.manifest import Stage, TextPreprocessing
 from runtime.split import split
 
@@ -99,7 +99,7 @@ class Engine(ABC):
         self.batch_sizes = tuple(sorted(set(options.batch_sizes)))
         self._trunk = manifest.trunk
         self._heads = manifest.heads
-        self._models = {stage.file: load_graph(artifact.path(stage.file)) for stage in manifest.stages}
+        self._models = load_stages(artifact)
         try:
             self._load()
         finally:
