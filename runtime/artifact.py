@@ -9,19 +9,24 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from runtime.errors import ArtifactError, SchemaTooNew
 from runtime.manifest import MANIFEST as MANIFEST
 from runtime.manifest import REFERENCE, SCHEMA_VERSION, FileEntry, Manifest
+from runtime.plain_file import hash_plain, read_plain
 from runtime.preprocess import Preprocessor, make_preprocessor
 
 MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_REFERENCE_BYTES = 2**30
+MAX_PROBLEM = 300
+"""Characters of a message that quotes the manifest."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,17 @@ class Artifact:
         Raises ArtifactError.
         """
         path = self.path(REFERENCE)
+        content = read_plain(path, MAX_REFERENCE_BYTES)
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
+            return load(content)
+        except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:  # unknown types
             raise ArtifactError(f"{path} cannot be read: {error}. Export the artifact again.") from error
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
     """Parse the bytes of a manifest.json; `where` names it in errors."""
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_require_unique_names)
         version = document["schema_version"]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise ArtifactError(f"{where}: {MANIFEST} is not a manifest ({error!r}). Export the artifact again.") from error
@@ -80,13 +86,15 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         )
     if version > SCHEMA_VERSION:
         raise SchemaTooNew(
-            f"{where}: the artifact has schema version {version}, this software knows up to {SCHEMA_VERSION}. "
-            "Update neurotrails, or export the artifact with this version."
+            f"{where}: the artifact has schema version {str(version)[:40]}, this software knows up to "
+            f"{SCHEMA_VERSION}. Update neurotrails, or export the artifact with this version."
         )
     try:
         return Manifest.model_validate_json(text, strict=True)  # "3", true and 3.0 are no integers
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:5]
+        where_and_what = ((".".join(map(str, e["loc"])) or "manifest", e["msg"]) for e in found)
+        problems = "; ".join(f"{_short(place)}: {_short(problem)}" for place, problem in where_and_what)
         raise ArtifactError(f"{where}: {MANIFEST} is invalid: {problems}") from error
 
 
@@ -98,21 +106,25 @@ def sha256_of(path: Path) -> str:
 
 def _read_manifest(folder: Path) -> bytes:
     path = folder / MANIFEST
-    try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; this is not a manifest.")
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{folder} is not an artifact: {MANIFEST} cannot be read ({error.strerror}).") from error
+    if not path.exists():
+        raise ArtifactError(f"{folder} is not an artifact: {MANIFEST} cannot be read (there is none).")
+    return read_plain(path, MAX_MANIFEST_BYTES)
+
+
+def _require_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object with a name twice: parsers differ in which of the two they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has a name twice")
+    return found
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_PROBLEM else f"{text[:MAX_PROBLEM]}..."
 
 
 def _check_file(path: Path, entry: FileEntry) -> None:
-    if path.is_symlink() or not path.is_file():
-        raise ArtifactError(f"{path} is missing or not a plain file. Copy or export the artifact again.")
-    size = path.stat().st_size
-    if size != entry.bytes:
-        raise ArtifactError(f"{path} has {size} bytes, the manifest says {entry.bytes}. Copy or export it again.")
-    digest = sha256_of(path)
+    digest = hash_plain(path, entry.bytes)
     if digest != entry.sha256:
         raise ArtifactError(
             f"{path} has sha256 {digest[:12]}..., the manifest says {entry.sha256[:12]}.... It was altered."

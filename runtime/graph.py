@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 from runtime.errors import ArtifactError
 from runtime.graph_structure import OPSET as OPSET
 from runtime.graph_structure import check_structure
+from runtime.plain_file import read_plain
 
 MAX_GRAPH_BYTES = 2 * 2**30 - 1
 MAX_DENSE_BYTES = 4 * 2**30
@@ -53,10 +54,8 @@ class StoredWeight:
 
 def load_graph(path: Path) -> onnx.ModelProto:
     """Read and check one ONNX file. Raises ArtifactError; never follows a reference to another file."""
-    if path.stat().st_size > MAX_GRAPH_BYTES:
-        raise ArtifactError(f"{path} is larger than {MAX_GRAPH_BYTES >> 30} GiB.")
     model = onnx.ModelProto()
-    content = path.read_bytes()
+    content = read_plain(path, MAX_GRAPH_BYTES)
     try:
         model.ParseFromString(content)
     except DecodeError as error:

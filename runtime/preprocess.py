@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tokenizers import Tokenizer
 
-from runtime.errors import ArtifactError, InputError
+from runtime.errors import InputError
 from runtime.manifest import ImagePreprocessing, Preprocessing, TensorPreprocessing, TensorSpec, TextPreprocessing
+from runtime.tokenizer_file import encode, open_tokenizer
 
 Pixels = NDArray[np.uint8]
 """A decoded image, [height, width, channels] with 1 (grey) or 3 (RGB) channels."""
@@ -181,7 +182,7 @@ class TextPreprocessor(Preprocessor):
                 raise InputError("not_a_text", f"The text is not valid UTF-8 (byte {error.start}).") from error
         if not data.strip():
             raise InputError("empty_input", "The text is empty.")
-        ids = np.asarray(self._tokenizer.encode(data).ids, dtype=np.int64)
+        ids = np.asarray(encode(self._tokenizer, data), dtype=np.int64)
         if not len(ids):
             raise InputError("empty_input", "The text holds nothing that the model's tokenizer knows, such as words.")
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
@@ -208,13 +209,6 @@ def make_preprocessor(spec: Preprocessing, folder: Path) -> Preprocessor:
         case ImagePreprocessing():
             return ImagePreprocessor(spec)
         case TextPreprocessing():
-            return TextPreprocessor(spec, _open_tokenizer(folder / spec.tokenizer))
+            return TextPreprocessor(spec, open_tokenizer(folder / spec.tokenizer, spec.lengths[-1]))
         case TensorPreprocessing():
             raise InputError("wrong_type", "This model takes tensors; it has no preprocessing.")
-
-
-def _open_tokenizer(path: Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # it raises bare Exception
-        raise ArtifactError(f"{path} is not a tokenizer: {error}. Export the artifact again.") from error

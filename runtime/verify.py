@@ -16,10 +16,11 @@ from runtime.engines.base import Engine, EngineOptions
 from runtime.errors import ArtifactError, EngineError, EngineNotInstalled
 from runtime.graph import stored_weights
 from runtime.graph_sizes import load_stages
-from runtime.manifest import LayerSparsity, TextPreprocessing
+from runtime.manifest import LayerSparsity, TensorSpec, TextPreprocessing
 from runtime.parity import Parity, heads_parity
 from runtime.preprocess import Batch
 
+MAX_REFERENCE_ROWS = 1024
 BATCH_SIZES = (1, 16)
 """One row at a time, and several, run different code in the engines."""
 
@@ -97,12 +98,39 @@ def read_reference(artifact: Artifact) -> tuple[Batch, list[NDArray[np.float32]]
         raise ArtifactError(
             f"{artifact.folder}: reference.safetensors must hold {sorted(expected)}, not {sorted(tensors)}."
         )
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise ArtifactError(f"{artifact.folder}: reference.safetensors: {name} holds values that are not finite.")
+    for spec in manifest.inputs:
+        _check_reference_input(artifact, spec, tensors[inputs[spec.name]])
+    if any(tensors[name].dtype != np.float32 for name in heads):
+        raise ArtifactError(f"{artifact.folder}: reference.safetensors must hold logits of type float32.")
     logits = [tensors[name].astype(np.float32) for name in heads]
     shapes = {values.shape for values in logits}
     rows = {len(tensors[name]) for name in inputs.values()}
-    if len(rows) != 1 or shapes != {(next(iter(rows)), len(manifest.labels))}:
+    if len(rows) != 1 or rows == {0} or shapes != {(next(iter(rows)), len(manifest.labels))}:
         raise ArtifactError(f"{artifact.folder}: reference.safetensors holds logits of shape {sorted(shapes)}.")
     return {name: tensors[key] for name, key in inputs.items()}, logits
+
+
+def _check_reference_input(artifact: Artifact, spec: TensorSpec, tensor: NDArray[np.generic]) -> None:
+    """Raise ArtifactError unless a reference input has the type and the sizes of its TensorSpec."""
+    longest = artifact.manifest.longest
+    sizes = [longest if size == "tokens" else size for size in spec.shape]
+    fits = tensor.dtype == np.dtype(spec.dtype) and tensor.ndim == len(sizes)
+    for size, found, name in zip(sizes, tensor.shape, spec.shape, strict=False):
+        fits &= (
+            found <= MAX_REFERENCE_ROWS
+            if size == "batch"
+            else 1 <= found <= longest
+            if name == "tokens"
+            else found == size
+        )
+    if not fits:
+        raise ArtifactError(
+            f"{artifact.folder}: reference.safetensors: input.{spec.name} is {tensor.dtype} {list(tensor.shape)}, the "
+            f"manifest says {spec.dtype} {list(spec.shape)}."
+        )
 
 
 def at_length(artifact: Artifact, inputs: Batch, tokens: int) -> tuple[Batch, NDArray[np.intp]]:

@@ -17,11 +17,13 @@ from tokenizers import Tokenizer
 from export import artifact as exported
 from export import graphs
 from runtime import graph, manifest_schema, parity, preprocess
-from runtime.artifact import MAX_MANIFEST_BYTES, Artifact
+from runtime.artifact import MAX_MANIFEST_BYTES, MAX_REFERENCE_BYTES, Artifact
 from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.manifest import LARGEST, MAX_ROW_ELEMENTS, ImagePreprocessing, TextPreprocessing
 from runtime.predictor import Predictor
+from runtime.tokenizer_file import MAX_TOKENIZER_BYTES
+from runtime.verify import MAX_REFERENCE_ROWS
 from training.calibration import EXIT_CONFIDENCES
 
 DOCS = Path("docs/artifact.md").read_text(encoding="utf-8")
@@ -75,6 +77,10 @@ def test_limits_and_constants_are_those_of_the_code() -> None:
     for said in (
         f"at most {MAX_MANIFEST_BYTES >> 20} MiB",
         f"at most {graph.MAX_GRAPH_BYTES:,} bytes",
+        f"at most {graph.FREE_DENSE_BYTES >> 20} MiB and {graph.MAX_EXPANSION} bytes for each byte of the file",
+        f"library, of at most {MAX_TOKENIZER_BYTES >> 20} MiB",
+        f"safetensors file of at most {MAX_REFERENCE_BYTES >> 30} GiB",
+        f"in all, 1 to {MAX_REFERENCE_ROWS}",
         f"at most {graph.MAX_DENSE_BYTES >> 30} GiB",
         f"(the empty string), version {graph.OPSET}",
         f"`ir_version` {graphs.IR_VERSION}",

@@ -7,7 +7,8 @@ from typing import Literal
 
 from runtime.artifact import Artifact
 from runtime.errors import ArtifactError
-from runtime.graph import StoredWeight, load_graph, stored_weights
+from runtime.graph import StoredWeight, stored_weights
+from runtime.graph_sizes import load_stages
 from runtime.macs import origins, weight_uses
 from runtime.manifest import LayerSparsity, Manifest, TextPreprocessing
 
@@ -94,8 +95,9 @@ def examine(artifact: Artifact) -> Inspection:
     preprocessing = manifest.preprocessing
     tokens = preprocessing.lengths[-1] if isinstance(preprocessing, TextPreprocessing) else 1
     stages, layers = [], []
+    models = load_stages(artifact)
     for stage in manifest.stages:
-        model = load_graph(artifact.path(stage.file))
+        model = models[stage.file]
         weights = stored_weights(model)
         stages.append(
             StoredStage(

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 import export.fused as fused
 from export.errors import ExportMisused, ExportRefused
@@ -32,6 +34,7 @@ from runtime.vote import Vote
 from tests.artifacts import write_tiny_image_artifact, write_tiny_text_artifact
 from tests.engines import onnx_session
 from tests.runtime.native.conftest import write_live
+from tests.runtime.tampering import edit_graph, edit_manifest
 
 MODELS = sorted(path.parent for path in Path("models").glob("*/manifest.json"))
 
@@ -262,12 +265,22 @@ def test_a_graph_that_answers_otherwise_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_input_with_the_name_of_an_output_is_an_error(image: Artifact) -> None:
-    manifest = image.manifest
-    assert manifest.trunk is not None
-    update = {"inputs": tuple(spec.model_copy(update={"name": "probabilities"}) for spec in manifest.inputs)}
-    with pytest.raises(ArtifactError, match="as one graph: not a valid ONNX graph"):
-        fuse(replace(image, manifest=manifest.model_copy(update=update)))
+def test_an_input_with_the_name_of_an_output_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "tensors"
+    write_tiny_image_artifact(folder)
+
+    def rename(model: ModelProto) -> None:
+        model.graph.input[0].name = "probabilities"
+        next(node for node in model.graph.node if node.op_type == "Conv").input[0] = "probabilities"
+
+    def describe(document: dict[str, Any]) -> None:
+        document.update(modality="tensor", preprocessing={"kind": "tensor"})
+        document["inputs"][0]["name"] = document["trunk"]["inputs"][0] = "probabilities"
+
+    edit_graph(folder, "trunk.onnx", rename)
+    edit_manifest(folder, describe)
+    with pytest.raises(ArtifactError, match="as one graph: the tensor 'probabilities' is defined twice"):
+        fuse(Artifact.open(folder))
 
 
 def test_an_artifact_stays_as_it_is(image: Artifact) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from runtime.artifact import MANIFEST, MAX_MANIFEST_BYTES, Artifact
 from runtime.errors import ArtifactError, SchemaTooNew
+from runtime.graph import load_graph
 from tests.runtime.tampering import edit_manifest, replace_file
 
 
@@ -53,6 +55,65 @@ def test_a_symbolic_link_is_not_followed(image_folder: Path) -> None:
     (image_folder / "trunk.onnx").symlink_to(outside)
     with pytest.raises(ArtifactError, match="not a plain file"):
         Artifact.open(image_folder)
+
+
+def test_a_manifest_behind_a_symbolic_link_is_not_followed(image_folder: Path) -> None:
+    outside = image_folder.parent / "outside.json"
+    (image_folder / MANIFEST).rename(outside)
+    (image_folder / MANIFEST).symlink_to(outside)
+    with pytest.raises(ArtifactError, match=r"manifest\.json is missing or not a plain file"):
+        Artifact.open(image_folder)
+
+
+def test_the_folder_itself_may_be_a_link(image_folder: Path) -> None:
+    """Where an artifact lies is the user's choice; what lies in it is not."""
+    link = image_folder.parent / "latest"
+    link.symlink_to(image_folder)
+    assert Artifact.open(link).manifest.name == "tiny-image"
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "trunk.onnx", "reference.safetensors"])
+def test_a_pipe_is_refused_and_not_waited_for(image_folder: Path, name: str) -> None:
+    (image_folder / name).unlink()
+    os.mkfifo(image_folder / name)
+    with pytest.raises(ArtifactError, match="not a plain file"):
+        Artifact.open(image_folder)
+
+
+@pytest.mark.parametrize("name", ["head_0.onnx", "reference.safetensors"])
+def test_what_is_swapped_after_opening_is_not_followed(image_folder: Path, name: str) -> None:
+    artifact = Artifact.open(image_folder)
+    (image_folder / name).rename(image_folder.parent / name)
+    (image_folder / name).symlink_to(image_folder.parent / name)
+    with pytest.raises(ArtifactError, match="not a plain file"):
+        artifact.reference() if name == "reference.safetensors" else load_graph(artifact.path(name))
+
+
+def test_files_that_nobody_lists_are_ignored(image_folder: Path) -> None:
+    (image_folder / "notes.txt").write_text("mine")
+    (image_folder / "folder").mkdir()
+    assert set(Artifact.open(image_folder).manifest.files) == {"trunk.onnx", "reference.safetensors"} | {
+        f"head_{head}.onnx" for head in range(3)
+    }
+
+
+@pytest.mark.parametrize("where", ["the manifest", "a layer"])
+def test_a_name_twice_is_refused(image_folder: Path, where: str) -> None:
+    """Of two equal names, one parser takes the first and the next one the last."""
+    text = (image_folder / MANIFEST).read_text()
+    old, new = ('"schema_version"', '"name": "other", "schema_version"') if where == "the manifest" else (
+        '"masked"', '"masked": false, "masked"'
+    )  # fmt: skip
+    (image_folder / MANIFEST).write_text(text.replace(old, new, 1))
+    with pytest.raises(ArtifactError, match="a name twice"):
+        Artifact.open(image_folder)
+
+
+def test_errors_stay_short(image_folder: Path) -> None:
+    edit_manifest(image_folder, lambda document: document.update({"x" * 10**6: 1, "y" * 10**6: 2}))
+    with pytest.raises(ArtifactError, match="is invalid") as caught:
+        Artifact.open(image_folder)
+    assert len(str(caught.value)) < 3000
 
 
 def test_a_folder_in_place_of_a_file(image_folder: Path) -> None:
@@ -153,8 +214,27 @@ def test_a_manifest_that_is_too_large(image_folder: Path) -> None:
         Artifact.open(image_folder)
 
 
-def test_an_unreadable_reference(image_folder: Path) -> None:
-    replace_file(image_folder, "reference.safetensors", b"\x08\0\0\0\0\0\0\0{}      ..")
+def _safetensors(header: str, data: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header.encode() + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x08\0\0\0\0\0\0\0{}      ..",
+        b"\xff" * 8 + b"{}",
+        (2**62).to_bytes(8, "little") + b"{}",
+        _safetensors("[" * 50_000),
+        _safetensors('{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}}', bytes(8)),
+        _safetensors('{"a": {"dtype": "F32", "shape": [4294967296, 4294967296], "data_offsets": [0, 0]}}'),
+        _safetensors('{"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}', bytes(4)),
+        _safetensors('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, '
+                     '"b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', bytes(4)),
+    ],
+)  # fmt: skip
+def test_an_unreadable_reference(image_folder: Path, content: bytes) -> None:
+    replace_file(image_folder, "reference.safetensors", content)
     with pytest.raises(ArtifactError, match=r"reference\.safetensors cannot be read"):
         Artifact.open(image_folder).reference()
 

@@ -325,7 +325,7 @@ def test_each_graph_is_read_once_and_then_dropped(
         read.append(path.name)
         return load_graph(path)
 
-    monkeypatch.setattr("runtime.engines.base.load_graph", counted)
+    monkeypatch.setattr("runtime.graph_sizes.load_graph", counted)
     engine = load_engine(image_artifact, name, EngineOptions(cores=CORES, batch_sizes=(1,)))
     stages = image_artifact.manifest.stages
     assert read == [stage.file for stage in stages]

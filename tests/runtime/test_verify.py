@@ -1,9 +1,11 @@
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save
 
@@ -108,6 +110,31 @@ def test_a_reference_with_other_shapes(image_folder: Path) -> None:
     replace_file(image_folder, "reference.safetensors", save(tensors))
     with pytest.raises(ArtifactError, match="holds logits of shape"):
         verify(str(image_folder), engine=["onnxruntime"], cores=CORES)
+
+
+def _reference(folder: Path, change: Callable[[dict[str, NDArray[Any]]], Any]) -> None:
+    """Change the tensors of the reference."""
+    tensors = load_file(folder / "reference.safetensors")
+    change(tensors)
+    replace_file(folder, "reference.safetensors", save(tensors))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: t["logits.1"].__setitem__((0, 0), np.inf), "logits.1 holds values that are not finite"),
+        (lambda t: t["input.image"].__setitem__((0, 0, 0, 0), np.nan), "input.image holds values that are not finite"),
+        (lambda t: t.update({name: tensor[:0].copy() for name, tensor in t.items()}), "logits of shape"),
+        (lambda t: t.update({"logits.0": t["logits.0"].astype(np.float64)}), "logits of type float32"),
+        (lambda t: t.update({"input.image": t["input.image"].astype(np.float64)}), r"is float64 \[32, 1, 12, 12\]"),
+        (lambda t: t.update({"input.image": t["input.image"][:, :, 1:].copy()}), r"is float32 \[32, 1, 11, 12\]"),
+        (lambda t: t.update({"input.image": np.array(1, dtype=np.float32)}), r"is float32 \[\]"),
+    ],
+)
+def test_a_reference_that_does_not_fit(image_folder: Path, change: Any, problem: str) -> None:
+    _reference(image_folder, change)
+    with pytest.raises(ArtifactError, match=problem):
+        read_reference(Artifact.open(image_folder))
 
 
 @pytest.mark.parametrize("name", ENGINE_NAMES)
