@@ -2,27 +2,45 @@
 
 import asyncio
 import logging
+import math
+import random
 import time
 from collections.abc import Callable
 from typing import Literal
 
 from runtime.errors import InputError
-from runtime.predictor import Predictions
-from runtime.preprocess import Row
+from server.admission import Refusal, admit
+from server.batcher import Expired, RowFailed
 from server.decode import Decoder
-from server.errors import EngineFailure, InvalidRequest, NotReady, StartupError, from_input_error
+from server.errors import (
+    EngineFailure,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    ServerError,
+    StartupError,
+    from_input_error,
+)
 from server.metrics import Observer
 from server.models import Models, ServedModel, load_models, open_artifacts
 from server.settings import Settings
-from server.work import Answer, ModelCard, Timing, Work, modality_of
+from server.work import Answer, Deadline, ModelCard, Timing, Work, modality_of
 
 logger = logging.getLogger("neurotrails")
+
+LAG_INTERVAL_SECONDS = 0.25
+"""Time between samples of the event loop's lag."""
+LEAST_RETRY_SECONDS = 0.05
+"""Shortest time after which a refused client is asked to come again."""
 
 
 class Core:
     """Predicts with the models of `settings.models`, from `start` to `drain`."""
 
-    def __init__(self, settings: Settings, decoder: Decoder, observer: Observer) -> None:
+    def __init__(
+        self, settings: Settings, decoder: Decoder, observer: Observer, jitter: random.Random | None = None
+    ) -> None:
+        self._jitter = jitter or random.Random()
         self._settings = settings
         self._decoder = decoder
         self._observer = observer
@@ -30,6 +48,7 @@ class Core:
         self._state: Literal["loading", "ready", "failed", "draining"] = "loading"
         self._failure = ""
         self._loading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -40,6 +59,36 @@ class Core:
         A failure is logged and reported to `on_failure`, and nothing is ever served. Needs a running event loop.
         """
         self._loading = asyncio.create_task(self._load(on_failure))
+        self._watching = asyncio.create_task(self._watch_lag())
+
+    def deadline(self, arrived: float, timeout_seconds: float | None) -> Deadline:
+        """When a request that arrived at `arrived` (`time.monotonic()`) must be answered. Raises InvalidRequest."""
+        longest = self._settings.max_timeout_seconds
+        if timeout_seconds is None:
+            return Deadline(arrived, self._settings.timeout_seconds)
+        if not 0 < timeout_seconds <= longest:
+            raise InvalidRequest(
+                "bad_timeout_ms",
+                f"timeout_ms must be more than 0 and at most {1000 * longest:g}, not {1000 * timeout_seconds:g}.",
+            )
+        return Deadline(arrived, timeout_seconds)
+
+    @property
+    def longest_timeout_seconds(self) -> float:
+        """The longest timeout that a request may name."""
+        return self._settings.max_timeout_seconds
+
+    def admit_headers(self, model: str | None, deadline: Deadline) -> None:
+        """Refuse a request before its body is read, where every model it may be for would refuse a single input.
+
+        Raises NotReady, Overloaded or DeadlineExceeded.
+        """
+        self._require_ready()
+        refusals = [(served, self._refusal(served, 1, None, deadline)) for served in self._models.candidates(model)]
+        if refusals and all(refusal for _, refusal in refusals):
+            served, refusal = min(refusals, key=lambda each: each[1].retry_seconds if each[1] else 0.0)
+            assert refusal is not None
+            raise self._overloaded(served, refusal)
 
     async def predict(self, work: Work) -> Answer:
         """Predict all inputs of a request with one model. Raises ServerError."""
@@ -76,13 +125,15 @@ class Core:
         if self._loading is not None:
             await self._loading  # a compilation cannot be interrupted
         await self._idle.wait()
-        await asyncio.to_thread(self._models.close)
+        await self._models.close()
+        if self._watching is not None:
+            self._watching.cancel()
         self._decoder.close()
 
     async def _load(self, on_failure: Callable[[StartupError], None]) -> None:
         try:
             artifacts = await asyncio.to_thread(open_artifacts, self._settings)
-            self._models = await asyncio.to_thread(load_models, artifacts, self._settings)
+            self._models = await asyncio.to_thread(load_models, artifacts, self._settings, self._observer)
         except StartupError as error:
             logger.error("%s", error)
             self._state, self._failure = "failed", str(error)
@@ -103,6 +154,13 @@ class Core:
             self._state = "ready"
             logger.info("All models are ready.")
 
+    async def _watch_lag(self) -> None:
+        """Report by how much the event loop is late: it must never compute."""
+        while True:
+            due = time.perf_counter() + LAG_INTERVAL_SECONDS
+            await asyncio.sleep(LAG_INTERVAL_SECONDS)
+            self._observer.loop_lagged(max(0.0, time.perf_counter() - due))
+
     def _require_ready(self) -> None:
         reason = self.ready()
         if reason is not None:
@@ -120,30 +178,68 @@ class Core:
         except InputError as error:
             raise from_input_error(error) from error
 
+        count = len(work.inputs)
+        refusal = self._refusal(model, count, work.wish.heads, work.deadline)
+        if refusal is not None:
+            raise self._overloaded(model, refusal)
+        longest = model.costs.longest
+        model.batcher.unfinished.add(count, work.wish.heads, longest)
+        try:
+            rows = await self._decoder.prepare(model.predictor.artifact.preprocessor, work.inputs, work.deadline)
+        finally:
+            model.batcher.unfinished.remove(count, work.wish.heads, longest)
         # Bodies were read in the pool too: that time, since work.started, counts as decoding.
-        rows = await self._decoder.prepare(model.predictor.artifact.preprocessor, work.inputs)
         decoded = time.perf_counter()
         self._observer.decoded(model.name, decoded - work.started)
-        began, predictions = await self._compute(model, rows, work)
+        work.deadline.seconds_left()
+        try:
+            answered = await model.batcher.submit(rows, work.wish, work.deadline.at).wait()
+        except RowFailed as failure:
+            raise self._failure_of(work, model, failure) from failure.__cause__
         finished = time.perf_counter()
-        self._observer.queued(model.name, began - decoded)
-        self._observer.computed(model.name, predictions.predictions, predictions.timing)
+        began = min(answer.began for answer in answered)
         timing = Timing(
             decode_seconds=decoded - work.started,
             queue_seconds=began - decoded,
             compute_seconds=finished - began,
             total_seconds=finished - work.started,
         )
-        return Answer(work.id, model.card, tuple(predictions.predictions), timing)
+        return Answer(work.id, model.card, tuple(answer.prediction for answer in answered), timing)
 
-    async def _compute(self, model: ServedModel, rows: list[Row], work: Work) -> tuple[float, Predictions]:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(model.pool, model.compute, rows, work.wish)
-        except InputError as error:
-            raise from_input_error(error) from error
-        except Exception as error:  # engines raise errors of many kinds; none may reach another request
-            logger.exception("Request %s: the engine of model %s failed.", work.id, model.name)
-            raise EngineFailure(
-                "engine_failure",
-                f"The engine failed on this request to model {model.name!r}; the server's log has more.",
-            ) from error
+    def _refusal(self, model: ServedModel, rows: int, heads: int | None, deadline: Deadline) -> Refusal | None:
+        return admit(
+            model.costs,
+            model.batcher.unfinished,
+            model.policy,
+            rows=rows,
+            heads=heads,
+            tokens=model.costs.longest,
+            seconds_left=deadline.seconds_left(),
+        )
+
+    def _overloaded(self, model: ServedModel, refusal: Refusal) -> Overloaded:
+        """Say when to ask again: when there probably is room, and not all at the same moment."""
+        wait = max(refusal.retry_seconds, LEAST_RETRY_SECONDS) * self._jitter.uniform(1.0, 2.0)
+        waiting = model.batcher.unfinished.rows
+        why = {
+            "queue_full": f"{waiting} inputs wait for model {model.name!r}; at most {model.policy.most_waiting} may",
+            "too_slow": f"Model {model.name!r} would answer in {refusal.seconds:.3g} seconds, which is too late",
+        }[refusal.reason]
+        return Overloaded(
+            "overloaded",
+            f"{why}. Ask again in {wait:.3g} seconds.",
+            {"retry-after": str(math.ceil(wait))},
+            {"retry_after_ms": math.ceil(1000 * wait)},
+        )
+
+    def _failure_of(self, work: Work, model: ServedModel, failure: RowFailed) -> ServerError:
+        error = failure.__cause__
+        if isinstance(error, Expired):
+            return work.deadline.exceeded()
+        if isinstance(error, InputError):
+            refused = from_input_error(error)
+            return refused.at(failure.index) if len(work.inputs) > 1 else refused
+        logger.error("Request %s: the engine of model %s failed.", work.id, model.name, exc_info=error)
+        return EngineFailure(
+            "engine_failure", f"The engine failed on this request to model {model.name!r}; the server's log has more."
+        )

@@ -21,6 +21,7 @@ from runtime.errors import InputError
 from runtime.preprocess import IMAGE_FORMATS, Input, Preprocessor, Row
 from server.errors import InvalidRequest, ServerError, TooLarge, Unsupported, from_input_error
 from server.settings import Settings
+from server.work import Deadline
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -50,10 +51,13 @@ class Decoder:
         """Find out what a body holds and check it against the limits. Raises ServerError."""
         return await self.run(read_body, content_type, body, self._settings)
 
-    async def prepare(self, preprocessor: Preprocessor, inputs: Sequence[Input]) -> list[Row]:
-        """Turn inputs into tensors, one row each. Raises ServerError; with several inputs it names the bad one."""
+    async def prepare(self, preprocessor: Preprocessor, inputs: Sequence[Input], deadline: Deadline) -> list[Row]:
+        """Turn inputs into tensors, one row each. Raises ServerError; with several inputs it names the bad one.
+
+        What has not begun by the deadline is not decoded: DeadlineExceeded.
+        """
         loop = asyncio.get_running_loop()
-        tasks = [loop.run_in_executor(self._pool, preprocessor.prepare, value) for value in inputs]
+        tasks = [loop.run_in_executor(self._pool, _prepare, preprocessor, value, deadline) for value in inputs]
         rows = await asyncio.gather(*tasks, return_exceptions=True)
         prepared: list[Row] = []
         for index, row in enumerate(rows):
@@ -73,6 +77,11 @@ class Decoder:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare(preprocessor: Preprocessor, value: Input, deadline: Deadline) -> Row:
+    deadline.seconds_left()
+    return preprocessor.prepare(value)
 
 
 def read_body(content_type: str, body: bytes, settings: Settings) -> Body:

@@ -11,9 +11,10 @@ NeurotrailsError
     ├── BodyTimeout         408  the body did not arrive in time
     ├── TooLarge            413  more bytes, inputs, pixels or characters than allowed
     ├── Unsupported         415  neither an image, nor JSON, nor text; or an encoded body
+    ├── Overloaded          429  would not be answered in time; says when to ask again
     ├── EngineFailure       500  the engine failed on valid input
     ├── NotReady            503  still loading, or shutting down
-    └── DeadlineExceeded    504  no answer within the client's timeout
+    └── DeadlineExceeded    504  the answer was not there within the request's timeout
 """
 
 from collections.abc import Mapping
@@ -31,14 +32,22 @@ class ServerError(NeurotrailsError):
 
     status: ClassVar[int] = 500
 
-    def __init__(self, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        details: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.headers = dict(headers or {})
+        self.details = dict(details or {})
+        """Further fields of the error's reply."""
 
     def at(self, index: int) -> Self:
         """Return the same error with a message that names the input it is about."""
-        return type(self)(self.code, f"inputs[{index}]: {self}", self.headers)
+        return type(self)(self.code, f"inputs[{index}]: {self}", self.headers, self.details)
 
 
 class InvalidRequest(ServerError):  # noqa: N818 - named like the reply it causes, as all below
@@ -89,6 +98,12 @@ class Unsupported(ServerError):  # noqa: N818
     status = 415
 
 
+class Overloaded(ServerError):  # noqa: N818
+    """So much work waits that the request would not be answered in time."""
+
+    status = 429
+
+
 class EngineFailure(ServerError):  # noqa: N818
     """The engine failed although the input was valid."""
 
@@ -102,7 +117,7 @@ class NotReady(ServerError):  # noqa: N818
 
 
 class DeadlineExceeded(ServerError):  # noqa: N818
-    """There was no answer within the time that the client gave."""
+    """The request's timeout passed before its answer was there."""
 
     status = 504
 

@@ -46,6 +46,14 @@ class Observer(ABC):
     def computed(self, model: str, predictions: Sequence[Prediction], timing: ComputeTiming) -> None:
         """Note that a batch was predicted."""
 
+    @abstractmethod
+    def load_changed(self, model: str, waiting_rows: int, cost_ratio: float) -> None:
+        """Note how many rows wait for a worker, and what batches take relative to what was measured at start-up."""
+
+    @abstractmethod
+    def loop_lagged(self, seconds: float) -> None:
+        """Note by how much the event loop was late."""
+
 
 class PrometheusObserver(Observer):
     """Metrics in a registry of their own, so that two servers in one process do not mix."""
@@ -100,6 +108,13 @@ class PrometheusObserver(Observer):
             registry=registry,
         )
 
+        self._waiting = Gauge("neurotrails_waiting_rows", "Rows in line.", ["model"], registry=registry)
+        self._cost_ratio = Gauge(
+            "neurotrails_cost_ratio", "Time of the last batches by the time measured at start-up.", ["model"],
+            registry=registry,
+        )  # fmt: skip
+        self._lag_seconds = self._seconds("event_loop_lag", "How late the event loop was, sampled regularly.")
+
     def _seconds(self, what: str, documentation: str, *labels: str) -> Histogram:
         return Histogram(f"neurotrails_{what}_seconds", documentation, labels, buckets=SECONDS, registry=self._registry)
 
@@ -139,6 +154,15 @@ class PrometheusObserver(Observer):
             self._rows.labels(model, prediction.heads_used, prediction.stopped_by).inc()
             if prediction.disagreement is not None:
                 self._disagreement.labels(model).observe(prediction.disagreement)
+
+    def load_changed(self, model: str, waiting_rows: int, cost_ratio: float) -> None:
+        """Set the gauges."""
+        self._waiting.labels(model).set(waiting_rows)
+        self._cost_ratio.labels(model).set(cost_ratio)
+
+    def loop_lagged(self, seconds: float) -> None:
+        """Record the lag."""
+        self._lag_seconds.observe(seconds)
 
     def render(self) -> bytes:
         """All metrics in the text format of Prometheus."""

@@ -1,4 +1,5 @@
-"""The ASGI layer around the application: request ids, limits on the body, errors as replies, request metrics.
+"""The ASGI layer around the application: request ids, limits on the body, errors as replies, request metrics, and
+clients that leave: what is being done for them is cancelled.
 
 Pure ASGI, so that the application sees disconnects and nothing is buffered on the way.
 """
@@ -8,6 +9,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -25,6 +27,8 @@ SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN_INFERENCE_PATH = re.compile(r"/v2(/|$)")
 CLIENT_CLOSED = 499
 """Status in the metrics for a client that left before its reply."""
+GRACE_SECONDS = 5.0
+"""Time that a client has before the rate at which it sends its body is judged."""
 
 
 class RequestEnvelope:
@@ -44,8 +48,19 @@ class RequestEnvelope:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if SANE_ID.fullmatch(given) else new_id()
-        scope.setdefault("state", {})["id"] = request_id
+        scope.setdefault("state", {}).update(id=request_id, arrived=time.monotonic())
         status = CLIENT_CLOSED
+        request = asyncio.current_task()
+        assert request is not None
+        left = False
+
+        def client_left() -> None:
+            nonlocal left
+            if status == CLIENT_CLOSED:  # no reply has begun: whatever is being done for this client is in vain
+                left = True
+                request.cancel()
+
+        body = _Body(receive, self._settings, headers.get("content-length", ""), client_left)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -55,11 +70,15 @@ class RequestEnvelope:
             await send(message)
 
         try:
-            await self._app(scope, self._bounded(receive, headers.get("content-length", "")), send_with_id)
+            await self._app(scope, body.receive, send_with_id)
         except ServerError as error:
             await self._refuse(error, request_id, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # nobody is left to reply to
+        except asyncio.CancelledError:
+            if not left:
+                raise
+            request.uncancel()
         except Exception:
             logger.exception("Request %s failed unexpectedly.", request_id)
             if status == CLIENT_CLOSED:  # no reply has begun
@@ -68,48 +87,71 @@ class RequestEnvelope:
             else:
                 raise
         finally:
+            body.close()
             route = getattr(scope.get("route"), "path", "unmatched")
             self._observer.request_finished(route, scope["method"], status, time.perf_counter() - started)
 
-    def _bounded(self, receive: Receive, length: str) -> Receive:
-        """Refuse a body whose declared length is too large before reading it, and bound its real size and time."""
-        settings = self._settings
-        size, complete, deadline = 0, False, time.monotonic() + settings.body_timeout_seconds
+    def _refuse(self, error: ServerError, request_id: str, path: str) -> JSONResponse:
+        self._observer.request_refused(error.code)
+        reply: dict[str, str | int] = {"error": str(error)}
+        if not OPEN_INFERENCE_PATH.match(path):  # that protocol's error is a sentence and nothing else
+            reply |= {"code": error.code, "id": request_id, **error.details}
+        return JSONResponse(reply, status_code=error.status, headers=error.headers)
 
-        async def bounded() -> Message:
-            nonlocal size, complete
-            if complete:
-                return await receive()
-            if length.isdecimal() and (len(length) > 18 or int(length) > settings.max_body_bytes):
+
+class _Body:
+    """The body of a request, bounded in size, time and slowness; afterwards it watches whether the client leaves."""
+
+    def __init__(self, receive: Receive, settings: Settings, length: str, client_left: Callable[[], None]) -> None:
+        self._receive = receive
+        self._settings = settings
+        self._length = length
+        self._client_left = client_left
+        self._started = time.monotonic()
+        self._size = 0
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Message:
+        """Return the next message; after the body, `http.disconnect` once the client is gone."""
+        if self._watcher is not None:
+            await asyncio.wait([self._watcher])
+            return {"type": "http.disconnect"}
+        settings, length = self._settings, self._length
+        if length.isdecimal() and (len(length) > 18 or int(length) > settings.max_body_bytes):
+            raise self._too_large()  # before anything is read
+        slowest = GRACE_SECONDS + self._size / settings.min_body_rate
+        allowed = min(settings.body_timeout_seconds, slowest)
+        try:
+            async with asyncio.timeout(self._started + allowed - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise BodyTimeout(
+                "body_timeout",
+                f"Of the body, {self._size} bytes arrived within {allowed:.3g} seconds; it must be complete within "
+                f"{settings.body_timeout_seconds:g} seconds and come with {settings.min_body_rate} bytes per second.",
+                {"connection": "close"},
+            ) from error
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            if self._size > settings.max_body_bytes:
                 raise self._too_large()
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    message = await receive()
-            except TimeoutError as error:
-                raise BodyTimeout(
-                    "body_timeout",
-                    f"The body did not arrive within {settings.body_timeout_seconds:g} seconds.",
-                    {"connection": "close"},
-                ) from error
-            if message["type"] == "http.request":
-                size += len(message.get("body", b""))
-                complete = not message.get("more_body", False)
-                if size > settings.max_body_bytes:
-                    raise self._too_large()
-            return message
+            if not message.get("more_body", False):
+                self._watcher = asyncio.create_task(self._watch())
+        return message
 
-        return bounded
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._client_left()
 
     def _too_large(self) -> TooLarge:
         limit = self._settings.max_body_bytes
         return TooLarge("body_too_large", f"The body exceeds the limit of {limit} bytes.", {"connection": "close"})
-
-    def _refuse(self, error: ServerError, request_id: str, path: str) -> JSONResponse:
-        self._observer.request_refused(error.code)
-        reply = {"error": str(error)}
-        if not OPEN_INFERENCE_PATH.match(path):  # that protocol's error is a sentence and nothing else
-            reply |= {"code": error.code, "id": request_id}
-        return JSONResponse(reply, status_code=error.status, headers=error.headers)
 
 
 def new_id() -> str:

@@ -1,30 +1,45 @@
 """The served models: found in the models folder, checked, loaded on an engine, warmed, looked up by name."""
 
+import asyncio
+import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from runtime.artifact import MANIFEST, Artifact
 from runtime.cores import core_budget
+from runtime.costs import measure_costs, sample_inputs
 from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.errors import NeurotrailsError
-from runtime.predictor import Predictions, Predictor, Wish
+from runtime.predictor import Finished, Limit, Prediction, Predictions, Predictor, Wish
 from runtime.preprocess import ImagePreprocessor, Row
+from server.admission import Costs, Policy
+from server.batcher import Batcher
 from server.errors import InvalidRequest, StartupError, UnknownModel
+from server.metrics import Observer
 from server.settings import Settings
 from server.work import Modality, ModelCard
 
 PLURAL = {"image": "images", "text": "texts"}
 
 
+COSTS_BUDGET_SECONDS = 0.2
+"""Time to measure what a model costs, for each length of texts; a few rounds are measured in any case."""
+OVERHEAD_RUNS = 5
+
+
 @dataclass(frozen=True)
 class ServedModel:
-    """A warm model and the threads that compute on it, one for each call that its engine can usefully run at a time."""
+    """A warm model with its line, and the threads that compute, one for each call that its engine can use at a time."""
 
     card: ModelCard
     predictor: Predictor
+    costs: Costs
+    policy: Policy
+    batcher: Batcher
     pool: ThreadPoolExecutor
 
     @property
@@ -32,13 +47,12 @@ class ServedModel:
         """The name that requests use."""
         return self.card.manifest.name
 
-    def compute(self, rows: Sequence[Row], wish: Wish) -> tuple[float, Predictions]:
-        """Predict; runs in a thread of `pool`. Also returns `time.perf_counter()` when it began."""
-        started = time.perf_counter()
-        return started, self.predictor.predict(rows, wish)
+    async def close(self) -> None:
+        """Finish the batches, end the threads and release the engine."""
+        await self.batcher.drained()
+        await asyncio.to_thread(self._release)
 
-    def close(self) -> None:
-        """End the threads and release the engine."""
+    def _release(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
         self.predictor.engine.close()
 
@@ -70,10 +84,14 @@ class Models:
             )
         return fitting[0]
 
-    def close(self) -> None:
+    def candidates(self, name: str | None) -> tuple[ServedModel, ...]:
+        """The models that a request may be for whose inputs are not known yet: none where there is no such model."""
+        return tuple(model for key, model in self._models.items() if name in (None, key))
+
+    async def close(self) -> None:
         """Close all models."""
         for model in self._models.values():
-            model.close()
+            await model.close()
 
     def _named(self, name: str, modality: Modality) -> ServedModel:
         model = self._models.get(name)
@@ -115,16 +133,16 @@ def open_artifacts(settings: Settings) -> list[Artifact]:
     return list(found.values())
 
 
-def load_models(artifacts: Sequence[Artifact], settings: Settings) -> Models:
+def load_models(artifacts: Sequence[Artifact], settings: Settings, observer: Observer) -> Models:
     """Load and warm every artifact: compiles, so it takes seconds. Raises StartupError naming the one that failed."""
     modalities = [artifact.manifest.modality for artifact in artifacts]
     return Models(
-        [_load(artifact, settings, is_default=modalities.count(artifact.manifest.modality) == 1)
+        [_load(artifact, settings, observer, is_default=modalities.count(artifact.manifest.modality) == 1)
          for artifact in artifacts]
     )  # fmt: skip
 
 
-def _load(artifact: Artifact, settings: Settings, *, is_default: bool) -> ServedModel:
+def _load(artifact: Artifact, settings: Settings, observer: Observer, *, is_default: bool) -> ServedModel:
     options = EngineOptions(
         cores=settings.cores or core_budget().cores,
         batch_sizes=settings.batch_sizes,
@@ -137,12 +155,53 @@ def _load(artifact: Artifact, settings: Settings, *, is_default: bool) -> Served
             preprocessor.max_pixels = settings.max_pixels
         engine = load_engine(artifact, settings.engine, options)
         predictor = Predictor(artifact, engine)
-        reference = artifact.reference()
-        predictor.predict_batch({spec.name: reference[f"input.{spec.name}"][:1] for spec in artifact.manifest.inputs})
+        costs = _costs(predictor)
     except Exception as error:  # engines and file readers raise errors of many kinds; the remedy is the same
         raise StartupError(f"Model {str(artifact.folder)!r} cannot be served: {error}") from error
-    return ServedModel(
-        ModelCard(artifact.manifest, engine.info(), is_default),
-        predictor,
-        ThreadPoolExecutor(engine.concurrency, thread_name_prefix=f"compute-{artifact.manifest.name}"),
+    name = artifact.manifest.name
+    heads = len(artifact.manifest.heads)
+    policy = Policy(
+        floor=min(settings.min_heads or heads, heads),
+        target_seconds=settings.latency_target_seconds,
+        most_waiting=settings.max_waiting_rows,
+        workers=engine.concurrency,
     )
+    pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix=f"compute-{name}")
+    batcher = Batcher(name, partial(_compute, predictor, pool), costs, policy, observer, tokens_of=preprocessor.tokens)
+    return ServedModel(
+        ModelCard(artifact.manifest, engine.info(), is_default, policy.floor), predictor, costs, policy, batcher, pool
+    )
+
+
+def _costs(predictor: Predictor) -> Costs:
+    """Measure what batches cost: the engine for each length of texts, and what the predictor adds to a single row."""
+    engine = predictor.engine
+    surfaces = {
+        tokens: measure_costs(engine, budget_seconds=COSTS_BUDGET_SECONDS, tokens=tokens)
+        for tokens in engine.lengths or (0,)
+    }
+    inputs = sample_inputs(engine, 1, min(surfaces))
+    seconds = []
+    for _ in range(OVERHEAD_RUNS):
+        started = time.perf_counter()
+        predictor.predict_batch(inputs)
+        seconds.append(time.perf_counter() - started)
+    overhead = statistics.median(seconds) - surfaces[min(surfaces)].seconds(1, predictor.heads_total)
+    return Costs(surfaces, most_rows=max(engine.sizes), overhead_seconds=max(0.0, overhead))
+
+
+async def _compute(
+    predictor: Predictor,
+    pool: ThreadPoolExecutor,
+    rows: Sequence[Row],
+    wishes: Sequence[Wish],
+    limit: Limit | None,
+    finished: Finished,
+) -> Predictions:
+    """Predict in a thread of the pool; what is finished early is reported on the event loop."""
+    loop = asyncio.get_running_loop()
+
+    def report(positions: Sequence[int], predictions: Sequence[Prediction]) -> None:
+        loop.call_soon_threadsafe(finished, positions, predictions)
+
+    return await loop.run_in_executor(pool, partial(predictor.predict, rows, wishes, limit=limit, finished=report))

@@ -4,10 +4,9 @@ curl 127.0.0.1:8000/v2/models/newsgroups/infer -d '{"inputs": [
     {"name": "input", "datatype": "BYTES", "shape": [1], "data": ["The goalkeeper saved two penalties."]}]}'
 """
 
-import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Never
 
 from fastapi import FastAPI, Request
@@ -16,17 +15,17 @@ from fastapi.responses import JSONResponse, Response
 from server.compression import MIN_REPLY_BYTES, Coding, accepted_coding, compress, decompress
 from server.core import Core
 from server.decode import Decoder, Params, Result
-from server.errors import DeadlineExceeded, Forbidden, InvalidRequest, NotReady, UnknownModel
+from server.errors import Forbidden, InvalidRequest, NotReady, UnknownModel
 from server.oip.describe import model_config, model_metadata, server_metadata
 from server.oip.reply import choose_outputs, write_reply
 from server.oip.request import InferRequest, read_request
 from server.oip.statistics import Statistics
-from server.predict_api import Parameters, read_parameters
+from server.predict_api import Parameters, parameters_of, read_values
 from server.settings import Settings
 from server.work import Answer, ModelCard, Work
 
 HEADER_LENGTH = "inference-header-content-length"
-WISHES = ("heads", "min_confidence")
+WISHES = ("heads", "min_confidence", "target_accuracy")
 """Parameters of a request besides the protocol's own."""
 INLINE_BYTES = 16_384
 """Requests of at most this size are read on the event loop: handing them to a thread would cost more."""
@@ -113,6 +112,8 @@ class _OpenInference:
     async def infer(self, request: Request) -> Response:
         """Predict the rows of a request."""
         card = self._card(request)
+        arrived: float = request.state.arrived
+        self._core.admit_headers(card.manifest.name, self._core.deadline(arrived, self._core.longest_timeout_seconds))
         body = await request.body()
         started = time.perf_counter()
         try:
@@ -128,9 +129,18 @@ class _OpenInference:
             off_loop, _read, body, encoding, request.headers.get(HEADER_LENGTH), card, self._settings
         )
         wish = _wishes(wanted).wish
-        outputs = choose_outputs(wanted, heads_vary=wish.min_confidence is not None)
-        work = Work(id=request.state.id, inputs=wanted.inputs, model=card.manifest.name, wish=wish, started=started)
-        answer = await _within(wanted.timeout_seconds, self._core.predict(work))
+        sheds = wish.heads is None and card.min_heads < len(card.manifest.heads)
+        exits = wish.min_confidence is not None or wish.target_accuracy is not None
+        outputs = choose_outputs(wanted, heads_vary=exits or sheds)
+        work = Work(
+            id=request.state.id,
+            inputs=wanted.inputs,
+            model=card.manifest.name,
+            wish=wish,
+            started=started,
+            deadline=self._core.deadline(request.state.arrived, wanted.timeout_seconds),
+        )
+        answer = await self._core.predict(work)
 
         began = time.perf_counter()
         numbers = len(answer.predictions) * len(answer.card.manifest.labels)
@@ -178,7 +188,7 @@ def _wishes(request: InferRequest) -> Parameters:
                 f"There is no parameter {name[:100]!r} of a request; there are: "
                 f"{', '.join((*WISHES, 'timeout', 'binary_data_output'))}.",
             )
-    return read_parameters([], request.wishes)
+    return parameters_of(read_values(request.wishes.items()))
 
 
 def _respond(answer: Answer, identity: str, outputs: Any, coding: Coding | None) -> Response:
@@ -191,13 +201,3 @@ def _respond(answer: Answer, identity: str, outputs: Any, coding: Coding | None)
         body = compress(body, coding)
     media_type = "application/json" if json_length is None else "application/octet-stream"
     return Response(body, headers=headers, media_type=media_type)
-
-
-async def _within(seconds: float | None, answer: Awaitable[Answer]) -> Answer:
-    try:
-        async with asyncio.timeout(seconds):
-            return await answer
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            "deadline_exceeded", f"There was no answer within the timeout of {1e6 * (seconds or 0):.0f} microseconds."
-        ) from error

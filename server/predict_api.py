@@ -3,8 +3,9 @@
 curl -F file=@shirt.png '127.0.0.1:8000/predict?heads=2&top_k=3'
 """
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     408: {"model": ErrorReply, "description": "The body did not arrive in time."},
     413: {"model": ErrorReply, "description": "Too many bytes, inputs, pixels or characters."},
     415: {"model": ErrorReply, "description": "Neither an image, nor JSON with inputs, nor UTF-8 text."},
+    429: {"model": ErrorReply, "description": "Too much waits to answer in time; ask again after `retry_after_ms`."},
     500: {"model": ErrorReply, "description": "The engine failed."},
     503: {"model": ErrorReply, "description": "The models are still loading, or the server is shutting down."},
+    504: {"model": ErrorReply, "description": "The answer was not there within the timeout."},
 }
 
 
@@ -35,6 +38,7 @@ class Parameters:
 
     model: str | None
     wish: Wish
+    timeout_seconds: float | None
     top_k: int
 
 
@@ -46,18 +50,30 @@ def add_predict_api(app: FastAPI, core: Core, decoder: Decoder) -> None:
         encoding = request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             raise Unsupported("bad_encoding", f"Content-Encoding {encoding[:100]!r} is not supported; send it plain.")
+        query = read_values(request.query_params.multi_items())
+        arrived: float = request.state.arrived
+        content_type = request.headers.get("content-type", "")
+        parameters = parameters_of(query)
+        timeout_seconds = parameters.timeout_seconds
+        if timeout_seconds is None and not content_type.startswith("image/"):
+            timeout_seconds = core.longest_timeout_seconds  # the body may name any
+        core.admit_headers(parameters.model, core.deadline(arrived, timeout_seconds))
+
         data = await request.body()
         started = time.perf_counter()
-        body = await decoder.read(request.headers.get("content-type", ""), data)
-        parameters = read_parameters(request.query_params.multi_items(), body.fields)
+        body = await decoder.read(content_type, data)
+        if body.fields:
+            parameters = parameters_of(read_values(body.fields.items(), query))
         work = Work(
             id=request.state.id,
             inputs=body.inputs,
             model=parameters.model,
             wish=parameters.wish,
             started=started,
+            deadline=core.deadline(arrived, parameters.timeout_seconds),
         )
-        return JSONResponse(answer_reply(await core.predict(work), parameters.top_k))
+        answer = await core.predict(work)
+        return JSONResponse(answer_reply(answer, parameters.top_k), headers={"server-timing": server_timing(answer)})
 
     async def models(_: Request) -> JSONResponse:
         """List the served models."""
@@ -85,30 +101,49 @@ def add_predict_api(app: FastAPI, core: Core, decoder: Decoder) -> None:
     )
 
 
-def read_parameters(query: list[tuple[str, str]], fields: Mapping[str, Scalar]) -> Parameters:
-    """Check the parameters in the query and beside the inputs. Raises InvalidRequest naming the wrong one."""
-    given: dict[str, Scalar] = {}
-    for name, value in [*query, *fields.items()]:
+def read_values(given: Iterable[tuple[str, Scalar]], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Check parameters by name, and add them to those that were read `before`. Raises InvalidRequest naming the wrong.
+
+    A parameter may be given once: in the query, or beside the inputs. None stands for the default.
+    """
+    values = dict(before or {})
+    seen = set(values)
+    for name, value in given:
         if name not in _READERS:
             raise InvalidRequest(
                 "unknown_parameter", f"There is no parameter {name[:100]!r}; there are: {', '.join(_READERS)}."
             )
-        if name in given:
+        if name in seen:
             raise InvalidRequest("bad_parameter", f"{name} is given more than once.")
+        seen.add(name)
         if value is not None:
-            given[name] = value
-    values = {name: _READERS[name](name, value) for name, value in given.items()}
+            values[name] = _READERS[name](name, value)
+    return values
+
+
+def parameters_of(values: Mapping[str, Any]) -> Parameters:
+    """Put checked values and defaults together."""
+    timeout_ms = values.get("timeout_ms")
     return Parameters(
         model=values.get("model"),
-        wish=Wish(heads=values.get("heads"), min_confidence=values.get("min_confidence")),
+        wish=Wish(
+            heads=values.get("heads"),
+            min_confidence=values.get("min_confidence"),
+            target_accuracy=values.get("target_accuracy"),
+        ),
+        timeout_seconds=None if timeout_ms is None else timeout_ms / 1000,
         top_k=values.get("top_k", 1),
     )
+
+
+def server_timing(answer: Answer) -> str:
+    """Return the value of the header Server-Timing: the stages of the request, in milliseconds."""
+    return ", ".join(f"{stage};dur={milliseconds}" for stage, milliseconds in _timing_ms(answer).items())
 
 
 def answer_reply(answer: Answer, top_k: int) -> dict[str, Any]:
     """Build the reply of /predict; see `PredictReply`."""
     manifest = answer.card.manifest
-    timing = answer.timing
     return {
         "id": answer.id,
         "model": manifest.name,
@@ -117,12 +152,17 @@ def answer_reply(answer: Answer, top_k: int) -> dict[str, Any]:
         "precision": manifest.precision,
         "vote": manifest.vote,
         "predictions": [prediction_reply(row, manifest.labels, top_k) for row in answer.predictions],
-        "timing_ms": {
-            "decode": _milliseconds(timing.decode_seconds),
-            "queue": _milliseconds(timing.queue_seconds),
-            "compute": _milliseconds(timing.compute_seconds),
-            "total": _milliseconds(timing.total_seconds),
-        },
+        "timing_ms": _timing_ms(answer),
+    }
+
+
+def _timing_ms(answer: Answer) -> dict[str, float]:
+    timing = answer.timing
+    return {
+        "decode": _milliseconds(timing.decode_seconds),
+        "queue": _milliseconds(timing.queue_seconds),
+        "compute": _milliseconds(timing.compute_seconds),
+        "total": _milliseconds(timing.total_seconds),
     }
 
 
@@ -158,6 +198,7 @@ def model_reply(card: ModelCard) -> dict[str, Any]:
         "description": manifest.description,
         "labels": list(manifest.labels),
         "heads": len(manifest.heads),
+        "min_heads": card.min_heads,
         "vote": manifest.vote,
         "precision": manifest.precision,
         "density": _rounded(manifest.sparsity.density),
@@ -165,6 +206,7 @@ def model_reply(card: ModelCard) -> dict[str, Any]:
         "dense_macs": sum(stage.dense_macs for stage in manifest.stages),
         "effective_macs": sum(stage.effective_macs for stage in manifest.stages),
         "evaluation": [metrics.model_dump(mode="json") for metrics in manifest.evaluation],
+        "early_exit": manifest.early_exit.model_dump(mode="json"),
         "engine": engine.name,
         "engine_version": engine.version,
         "cores": engine.cores,
@@ -199,6 +241,13 @@ def _fraction(name: str, value: Scalar) -> float:
     return number
 
 
+def _positive(name: str, value: Scalar) -> float:
+    number = _number(name, value, "a number of more than 0", float)
+    if not 0 < number < math.inf:  # NaN too
+        raise InvalidRequest(f"bad_{name}", f"{name} must be a number of more than 0, not {number}.")
+    return number
+
+
 def _number(name: str, value: Scalar, wanted: str, convert: Callable[[str], float]) -> float:
     """Read a number that came as JSON or as text; true, 2.5 or "two" are no whole numbers."""
     try:
@@ -215,6 +264,8 @@ _READERS: dict[str, Callable[[str, Scalar], Any]] = {
     "model": _text,
     "heads": _whole,
     "min_confidence": _fraction,
+    "target_accuracy": _fraction,
+    "timeout_ms": _positive,
     "top_k": _top_k,
 }
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from runtime.manifest import Metrics
+from runtime.manifest import EarlyExit, Metrics
 from runtime.predictor import StopReason
 
 MAX_TOP_K = 1000
@@ -25,6 +25,8 @@ class ErrorReply(Shape):
     """A stable, machine-readable reason such as `image_too_large`."""
     id: str
     """Id of the request, as in the header X-Request-ID and in the server's log."""
+    retry_after_ms: int | None = None
+    """With code `overloaded` only: when there probably is room; more precise than the header Retry-After."""
 
 
 class RankedLabel(Shape):
@@ -59,7 +61,8 @@ class PredictionReply(Shape):
     heads_used: int
     heads_total: int
     stopped_by: StopReason
-    """Why it was that number of heads: all, requested (heads=), early_exit (min_confidence=), load, or deadline."""
+    """Why it was that number of heads: all; requested (heads=); early_exit (min_confidence= or target_accuracy=);
+    load: too much work waited; deadline: more heads would have taken longer than the timeouts allow."""
     disagreement: float | None
     """Fraction of the pairs of voting heads that differ in their top label; null for one head."""
     heads: list[HeadOpinion]
@@ -103,6 +106,8 @@ class ModelReply(Shape):
     description: str
     labels: list[str]
     heads: int
+    min_heads: int
+    """Fewest heads that vote under load; the same as heads where none is ever shed."""
     vote: Literal["probabilities", "logits"]
     precision: str
     density: float
@@ -115,6 +120,8 @@ class ModelReply(Shape):
     """Multiply-adds per input with a kept weight."""
     evaluation: list[Metrics]
     """Measured quality, and the split of the data it comes from."""
+    early_exit: EarlyExit
+    """Accuracy and mean number of heads for each min_confidence; what target_accuracy is looked up in."""
     engine: str
     engine_version: str
     cores: int
@@ -143,12 +150,23 @@ PARAMETERS = [
     _parameter(
         "heads",
         {"type": "integer", "minimum": 1},
-        "Exactly this many heads vote, the first in voting order; default: all.",
+        "Exactly this many heads vote, the first in voting order, also under load; default: all.",
     ),
     _parameter(
         "min_confidence",
         {"type": "number", "minimum": 0, "maximum": 1},
         "Stop asking heads for an input once its calibrated vote is at least this sure; default: never.",
+    ),
+    _parameter(
+        "target_accuracy",
+        {"type": "number", "minimum": 0, "maximum": 1},
+        "Like the min_confidence that asks the fewest heads of those in the model's table of early exits (see /models) "
+        "with at least this accuracy. Not together with heads or min_confidence.",
+    ),
+    _parameter(
+        "timeout_ms",
+        {"type": "number", "exclusiveMinimum": 0},
+        "Answer within this time after the headers arrived, or with 504; default and maximum: the server's settings.",
     ),
     _parameter(
         "top_k",

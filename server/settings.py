@@ -4,9 +4,9 @@ NEUROTRAILS_PORT=9000 NEUROTRAILS_ENGINE=onnxruntime neurotrails serve
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Positive = Annotated[int, Field(ge=1)]
@@ -40,6 +40,18 @@ class Settings(BaseSettings):
     """Largest request body."""
     body_timeout_seconds: Seconds = 30.0
     """Longest time that a client may take to send its body."""
+    min_body_rate: Positive = 1000
+    """Bytes per second that a client must send on average, after the first five seconds."""
+    timeout_seconds: Seconds = 30.0
+    """Time from the headers of a request within which it is answered, where it names no timeout_ms."""
+    max_timeout_seconds: Seconds = 300.0
+    """Longest timeout_ms that a request may name."""
+    min_heads: Positive | None = None
+    """Fewest heads that vote under load, where a request does not name a number; None: all, so none is ever shed."""
+    latency_target_seconds: Seconds = 0.5
+    """Heads are shed, down to min_heads, so that everything that waits is done within this time."""
+    max_waiting_rows: Positive = 512
+    """Most inputs of one model that are admitted and not answered; more are refused with 429."""
     max_inputs: Positive = 64
     """Most inputs in one request."""
     max_pixels: Positive = 50_000_000
@@ -50,3 +62,17 @@ class Settings(BaseSettings):
     """Threads that decode images and tokenize texts."""
     shutdown_timeout_seconds: Positive = 30
     """Longest time that open requests may take to finish once the server is told to stop."""
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        if self.max_waiting_rows < self.max_inputs:
+            raise ValueError(
+                f"max_waiting_rows ({self.max_waiting_rows}) must be at least max_inputs ({self.max_inputs}), or the "
+                "largest requests would always be refused"
+            )
+        if self.timeout_seconds > self.max_timeout_seconds:
+            raise ValueError(
+                f"timeout_seconds ({self.timeout_seconds:g}) must be at most max_timeout_seconds "
+                f"({self.max_timeout_seconds:g})"
+            )
+        return self

@@ -14,8 +14,8 @@ MAY_IMPORT = {
 }
 SERVER_ROWS = [
     {"settings", "errors", "work"},
-    {"metrics", "schema"},
-    {"decode", "compression", "models", "middleware"},
+    {"metrics", "schema", "admission"},
+    {"decode", "compression", "batcher", "models", "middleware"},
     {"core", "oip"},
     {"predict_api", "oip_api"},
     {"app"},

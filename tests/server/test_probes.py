@@ -95,11 +95,16 @@ def test_openapi_is_valid_and_complete(openapi: dict[str, Any]) -> None:
 @pytest.mark.parametrize("method", ["post", "put"])
 def test_openapi_describes_predict(openapi: dict[str, Any], method: str) -> None:
     operation = openapi["paths"]["/predict"][method]
-    assert [parameter["name"] for parameter in operation["parameters"]] == ["model", "heads", "min_confidence", "top_k"]
+    assert [parameter["name"] for parameter in operation["parameters"]] == [
+        "model", "heads", "min_confidence", "target_accuracy", "timeout_ms", "top_k",
+    ]  # fmt: skip
     assert set(operation["requestBody"]["content"]) == {
         "multipart/form-data", "application/json", "text/plain", "image/*", "application/octet-stream",
     }  # fmt: skip
-    assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "415", "500", "503"}
+    assert set(operation["responses"]) == {
+        "200", "400", "404", "408", "413", "415", "429", "500", "503", "504",
+    }  # fmt: skip
+
     for status, reply in operation["responses"].items():
         [schema] = [content["schema"]["$ref"].rsplit("/", 1)[-1] for content in reply["content"].values()]
         assert schema == (PredictReply if status == "200" else ErrorReply).__name__
