@@ -19,6 +19,7 @@ VERBS = {
     "export": ("export.export", "export", "turn a checkpoint into an artifact, an artifact into one ONNX file"),
     "verify": ("runtime.verify", "verify", "check an artifact: hashes, schema, graphs, parity of every engine"),
     "inspect": ("runtime.inspection.inspect", "inspect", "show what an artifact holds"),
+    "tune": ("runtime.tuning.tune", "tune", "measure which engine runs an artifact best here; auto then takes it"),
     "predict": ("runtime.predict", "predict", "predict images or texts without a server"),
     "serve": ("server.app", "serve", "serve artifacts over HTTP"),
     "doctor": ("runtime.doctor.doctor", "doctor", "show cores, engines and what is missing"),

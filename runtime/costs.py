@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from runtime.engines.base import Engine
 from runtime.preprocess import Batch
 from runtime.split import split
+
+if TYPE_CHECKING:  # engines are chosen by tunings, and tunings hold costs
+    from runtime.engines.base import Engine
 
 LEAST_ROUNDS = 3
 """Rounds of `measure_costs` whatever its budget: a median of fewer would not withstand one disturbed call."""
@@ -90,7 +92,7 @@ def _lowest_cost(sizes: tuple[int, ...], seconds: tuple[float, ...], rows: int) 
     return sum((costs[size] for size in split(rows, costs)), start=0.0)
 
 
-def measure_costs(engine: Engine, *, budget_seconds: float, tokens: int | None = None) -> CostSurface:
+def measure_costs(engine: "Engine", *, budget_seconds: float, tokens: int | None = None) -> CostSurface:
     """Time every stage at every size until the budget is spent, but at least `LEAST_ROUNDS` times.
 
     For texts of `tokens` tokens, by default the greatest length, which is what a cautious server should plan for.
@@ -124,7 +126,7 @@ def measure_costs(engine: Engine, *, budget_seconds: float, tokens: int | None =
     )
 
 
-def sample_inputs(engine: Engine, rows: int, tokens: int) -> Batch:
+def sample_inputs(engine: "Engine", rows: int, tokens: int) -> Batch:
     """Inputs to time an engine with: the artifact's reference inputs, repeated to `rows` (and `tokens`, for texts).
 
     Not zeros or ones: with vanishing activations some engines need other times than with live ones.

@@ -4,6 +4,7 @@ NeurotrailsError
 ├── AlreadyExists            something immutable would be overwritten
 ├── ArtifactError            an artifact cannot be trusted or read
 │   └── SchemaTooNew         it was written by a newer version of this software
+├── CacheError               the cache folder cannot keep what it should
 ├── EngineError              an engine cannot do what was asked
 │   ├── EngineNotInstalled   its package is missing
 │   ├── UnsupportedModel     it cannot run this artifact (well)
@@ -29,6 +30,10 @@ class ArtifactError(NeurotrailsError):
 
 class SchemaTooNew(ArtifactError):  # noqa: N818
     """An artifact has a schema version that this software does not know yet."""
+
+
+class CacheError(NeurotrailsError):
+    """The cache folder cannot keep what it should."""
 
 
 class EngineError(NeurotrailsError):

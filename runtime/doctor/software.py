@@ -112,6 +112,10 @@ def extras() -> list[Extra]:
 
 def automatic() -> str:
     """Which engine `auto` takes on this machine."""
+    return f"what tune chose, for artifacts that it has measured here; otherwise {_untuned()}"
+
+
+def _untuned() -> str:
     others = "deepsparse where it is installed and its licence accepted, otherwise onnxruntime"
     obstacle = native_obstacle()
     if obstacle is None:

@@ -4,11 +4,14 @@ Anyone may import from here; the engines import only `runtime` and the package t
 """
 
 import importlib
+from dataclasses import replace
 
 from runtime.artifact import Artifact
 from runtime.cpu import cpu
 from runtime.engines.base import Engine, EngineOptions
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
+from runtime.tuning.records import Tuning
+from runtime.tuning.store import find_tuning
 
 ENGINES = {
     "deepsparse": ("runtime.engines.deepsparse", "DeepSparseEngine"),
@@ -48,14 +51,25 @@ def installed_engines() -> dict[str, type[Engine] | EngineNotInstalled]:
 def load_engine(artifact: Artifact, name: str, options: EngineOptions) -> Engine:
     """Load `artifact` with engine `name`.
 
-    `auto` is the first of AUTOMATIC that can be had: that is installed, allowed (native only where `native_obstacle`
-    knows none, deepsparse only where `options.accept_deepsparse_licence` is set), offers the precision and supports
-    the artifact. The choice is visible in `Engine.name`, and why it is none before it in `Engine.notes`. Any other
-    error of an engine is an error: it is never replaced by another one. Raises EngineError.
+    `auto` is what `tune` chose for this artifact, on this CPU model, with this core budget: that engine, with the
+    cores, streams and precision that it was measured with. Without a tuning, or where its engine cannot be had (it is
+    not installed, its licence not accepted, another precision asked for), `auto` is the first of AUTOMATIC that can be
+    had: that is installed, allowed (native only where `native_obstacle` knows none, deepsparse only where
+    `options.accept_deepsparse_licence` is set), offers the precision and supports the artifact. The choice is visible
+    in `Engine.name`, and why it is no other one in `Engine.notes`. Any other error of an engine is an error: it is
+    never replaced by another one. Raises EngineError.
     """
     if name != "auto":
         return engine_class(name)(artifact, options)
     what = artifact.manifest.name
+    tuning = find_tuning(artifact, options.cores)
+    remarks: list[str] = []
+    if tuning is not None:
+        setup = tuning.chosen.setup
+        try:
+            return _tuned(tuning, artifact, options)
+        except (EngineNotInstalled, UnsupportedModel) as error:
+            remarks.append(f"not as tuned for {what} ({setup}): {error}")
     obstacles: dict[str, str] = {}
     for candidate in AUTOMATIC:
         if candidate == "deepsparse" and not _deepsparse_allowed(options):
@@ -66,10 +80,30 @@ def load_engine(artifact: Artifact, name: str, options: EngineOptions) -> Engine
             obstacles[candidate] = str(error)
             continue
         notes = (f"chosen instead of {other} for {what}: {why}" for other, why in obstacles.items())
-        engine.notes = (*engine.notes, *notes)
+        engine.notes = (*engine.notes, *remarks, *notes)
         return engine
     reasons = " ".join(f"{other}: {why}" for other, why in obstacles.items())
     raise UnsupportedModel(f"No engine that is installed runs {what} as asked. {reasons}")
+
+
+def _tuned(tuning: Tuning, artifact: Artifact, options: EngineOptions) -> Engine:
+    """Load what a tuning chose. Raises EngineNotInstalled or UnsupportedModel where it cannot be had."""
+    setup = tuning.chosen.setup
+    if setup.engine == "deepsparse" and not options.accept_deepsparse_licence:
+        raise UnsupportedModel("the licence of DeepSparse is not accepted.")
+    if options.precision not in (None, setup.precision):
+        raise UnsupportedModel(f"{options.precision} is asked for.")
+    if setup.engine not in ENGINES:
+        raise EngineNotInstalled("this software has no such engine.")
+    tuned = replace(options, cores=setup.cores, streams=setup.streams, precision=setup.precision)
+    engine = engine_class(setup.engine)(artifact, tuned)
+    what = artifact.manifest.name
+    notes = [f"chosen for {what} by tune: {setup}"]
+    measured = tuning.trial(setup).version
+    if measured != engine.version:
+        notes.append(f"tune measured version {measured} for {what}, now it is {engine.version}: tune again")
+    engine.notes = (*engine.notes, *notes)
+    return engine
 
 
 def _candidate(name: str, artifact: Artifact, options: EngineOptions) -> type[Engine]:

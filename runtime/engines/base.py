@@ -88,6 +88,8 @@ class Engine(ABC):
     """Precision an artifact is stored in -> those this engine can execute it in."""
     one_program: ClassVar[bool] = False
     """Whether `logits` is faster than the trunk and the heads one by one."""
+    parallel_calls: ClassVar[bool] = True
+    """Whether several calls can compute at the same time; if not, `streams` says nothing to this engine."""
     notes: tuple[str, ...] = ()
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
@@ -149,7 +151,7 @@ class Engine(ABC):
     @property
     def concurrency(self) -> int:
         """Number of calls that can usefully compute at the same time."""
-        return self.options.streams
+        return self.options.streams if self.parallel_calls else 1
 
     def info(self) -> EngineInfo:
         """Describe this engine."""

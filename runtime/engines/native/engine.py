@@ -49,6 +49,7 @@ class NativeEngine(Engine):
     name: ClassVar[str] = "native"
     version = package_version("neurotrails")
     one_program: ClassVar[bool] = True
+    parallel_calls: ClassVar[bool] = False  # a call uses all cores
     instruction_set: ClassVar[str | None] = None
     """Name of the instruction set to use; None: the fastest of this machine."""
 
@@ -147,11 +148,6 @@ class NativeEngine(Engine):
     def machine(self) -> InstructionSet:
         """What code was generated for."""
         return self._machine
-
-    @property
-    def concurrency(self) -> int:
-        """One: a call uses all cores."""
-        return 1
 
     def close(self) -> None:
         """End the compute threads. The engine must not be used afterwards."""

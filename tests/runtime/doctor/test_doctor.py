@@ -32,7 +32,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert f", limited by {budget.source}" in lines
     assert "engine    onnxruntime " in lines
     assert "engine    native " in lines
-    assert ("auto      native, for artifacts that it supports" in lines) == (native_obstacle() is None)
+    assert ("measured here; otherwise native, for artifacts that it supports" in lines) == (native_obstacle() is None)
     assert ("engine    deepsparse" in lines) != ("missing   engine deepsparse" in lines)
     for extra, distribution in TELLTALES.items():
         if not _has(distribution):
