@@ -27,6 +27,7 @@ from runtime.errors import EngineError, NeurotrailsError
 from runtime.manifest import TextPreprocessing
 from runtime.predictor import Predictor, Wish
 from runtime.preprocess import Batch
+from runtime.resident import resident_bytes
 
 VISIT_SECONDS = 0.05
 """A visit repeats short calls for about this long."""
@@ -164,7 +165,7 @@ class _LoadedArtifacts:
 
     def load(self, key: str, folder: Path, batch_sizes: tuple[int, ...], tokens: int | None) -> Loaded:
         engine_class(self.engine)
-        before = _resident_bytes()
+        before = resident_bytes()
         started = time.perf_counter()
         artifact = Artifact.open(folder)
         options = EngineOptions(
@@ -172,7 +173,7 @@ class _LoadedArtifacts:
         )
         engine = load_engine(artifact, self.engine, options)
         seconds = time.perf_counter() - started
-        after = _resident_bytes()
+        after = resident_bytes()
         self._predictors[key] = Predictor(artifact, engine)
         for batch in batch_sizes:
             self._inputs[key, batch] = synthetic_batch(artifact, batch, tokens)
@@ -212,12 +213,3 @@ def synthetic_batch(artifact: Artifact, rows: int, tokens: int | None) -> Batch:
         filled = np.resize(ids, (rows, tokens or artifact.manifest.preprocessing.lengths[-1]))
         return {"input_ids": filled, "attention_mask": np.ones_like(filled)}
     return {name: array[np.arange(rows) % len(array)] for name, array in reference.items()}
-
-
-def _resident_bytes() -> int | None:
-    """Resident memory of this process on Linux."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from runtime.artifact import Artifact
+from runtime.engines.coverage import Coverage
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
 from runtime.graph_sizes import load_stages
 from runtime.manifest import Stage, TextPreprocessing
+from runtime.resident import resident_bytes
 from runtime.split import split
 
 Tensors = Mapping[str, NDArray[np.generic]]
@@ -70,6 +72,13 @@ class EngineInfo:
     batch_sizes: tuple[int, ...]
     concurrency: int
     load_seconds: float
+    """From the artifact to an engine that answers: reading, checking, compiling, warming up; without imports."""
+    compile_seconds: float
+    """The part of it in which the engine turned graphs into what it executes."""
+    memory_bytes: int | None
+    """Growth of the resident memory of the process while loading, with whatever else was loaded or freed meanwhile."""
+    coverage: Coverage | None
+    """Share of the work in accelerated kernels; None where the engine cannot tell."""
     notes: tuple[str, ...] = ()
     """Licence notes and warnings that a user should see."""
 
@@ -93,6 +102,7 @@ class Engine(ABC):
     notes: tuple[str, ...] = ()
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
+        before = resident_bytes()
         started = time.perf_counter()
         manifest = artifact.manifest
         self.artifact = artifact
@@ -102,12 +112,19 @@ class Engine(ABC):
         self._trunk = manifest.trunk
         self._heads = manifest.heads
         self._models = load_stages(artifact)
+        compiling = time.perf_counter()
         try:
             self._load()
         finally:
             self._models.clear()
+        self.compile_seconds = time.perf_counter() - compiling
         self._costs = {stage.file: self._warm_up(stage) for stage in manifest.stages}
         self.load_seconds = time.perf_counter() - started
+        after = resident_bytes()
+        self.memory_bytes = None if before is None or after is None else after - before
+        self.coverage = self._coverage()
+        if self.coverage is not None and self.coverage.note is not None:
+            self.notes = (*self.notes, self.coverage.note)
 
     @classmethod
     def execution_precision(cls, artifact: Artifact, options: EngineOptions) -> str:
@@ -157,7 +174,7 @@ class Engine(ABC):
         """Describe this engine."""
         return EngineInfo(
             self.name, self.version, self.precision, self.options.cores, self.batch_sizes, self.concurrency,
-            self.load_seconds, self.notes,
+            self.load_seconds, self.compile_seconds, self.memory_bytes, self.coverage, self.notes,
         )  # fmt: skip
 
     def cheaper(self, stage: Stage, rows: int, fewer: int) -> bool:
@@ -178,6 +195,10 @@ class Engine(ABC):
     @abstractmethod
     def _run(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:
         """Run one stage at exactly one of the compiled shapes."""
+
+    def _coverage(self) -> Coverage | None:
+        """Share of the work in accelerated kernels, once the engine is warm; None where it cannot tell."""
+        return None
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.engines.base import Engine, Tensors
+from runtime.engines.coverage import Coverage
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
 from runtime.manifest import Stage
 
@@ -45,6 +46,7 @@ class DeepSparseEngine(Engine):
     def _load(self) -> None:
         self._context = _shared_context(self.options.cores, self.options.streams)
         self._engines: dict[tuple[str, tuple[int, ...]], Any] = {}
+        self._operators = {stage.file: len(self.model(stage).graph.node) for stage in self.artifact.manifest.stages}
         for stage in self.artifact.manifest.stages:
             for size in self.batch_sizes:
                 for length in self.lengths or (0,):
@@ -73,6 +75,13 @@ class DeepSparseEngine(Engine):
         inputs = [tensors[name] for name in stage.inputs]
         outputs = self._engines[stage.file, inputs[0].shape].run(inputs)
         return dict(zip(stage.outputs, outputs, strict=True))
+
+    def _coverage(self) -> Coverage:
+        """DeepSparse tells only which share of a graph's operators its optimized runtime supports."""
+        shares = {stage: engine.fraction_of_supported_ops for (stage, _), engine in self._engines.items()}
+        counted = [(share, self._operators[stage]) for stage, share in shares.items()]
+        share = sum(share * count for share, count in counted) / sum(count for _, count in counted)
+        return Coverage(share, "operators", tuple(stage for stage, share in shares.items() if share < 1))
 
     def close(self) -> None:
         """Drop all compiled engines."""

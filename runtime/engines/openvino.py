@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from runtime.artifact import Artifact
 from runtime.cpu import cpu
 from runtime.engines.base import Engine, EngineOptions, Tensors
+from runtime.engines.coverage import Coverage, Layer, coverage_of
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
 from runtime.manifest import Stage
 
@@ -55,6 +56,13 @@ Measured on two cores, interleaved: static shapes make calls of 0.4 to 20 ms (ne
 change nothing in those of 30 to 500 ms (WRN-28-10), where they take the memory of the weights once more for each shape:
 1,211 instead of 405 MB for two stages at three batch sizes.
 """
+
+
+LAYER_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
+"""Nodes of an execution graph that are counted; products inside fused attention (`Subgraph`) are not told apart."""
+
+ELEMENTS = {"fp32": ("f32",), "bf16": ("bf16",), "int8": ("i8", "u8")}
+"""Element types of kernels that are made for a precision of execution."""
 
 
 def native_bf16(flags: list[str]) -> bool:
@@ -161,6 +169,17 @@ class OpenVinoEngine(Engine):
             compiled.idle.put(request)
         return found
 
+    def _coverage(self) -> Coverage:
+        """Of the execution graphs of every stage at one shape, once they have chosen their kernels."""
+        stages: dict[str, Compiled] = {file: compiled for (file, _), compiled in self._compiled.items()}
+        layers: list[Layer] = []
+        for compiled in stages.values():
+            request = compiled.idle.get()
+            graph = request.get_compiled_model().get_runtime_model()
+            compiled.idle.put(request)
+            layers += (layer for node in graph.get_ordered_ops() if (layer := executed_layer(node, self.precision)))
+        return coverage_of(layers)
+
     @property
     def concurrency(self) -> int:
         """Number of streams; OpenVINO makes no more of them than there are cores."""
@@ -175,6 +194,24 @@ def dense_bytes(model: Any) -> int:
     """Size of all constants of an OpenVINO model, in which none is sparse any more."""
     constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
     return sum(math.prod(node.get_output_shape(0)) * node.get_output_element_type(0).size for node in constants)
+
+
+def executed_layer(node: Any, precision: str) -> Layer | None:
+    """A node of an execution graph, if it is a convolution or a matrix product. Sizes that vary count as 1."""
+    about = {key: node.get_rt_info()[key].astype(str) for key in ("layerType", "primitiveType", "runtimePrecision")}
+    if about["layerType"] not in LAYER_TYPES:
+        return None
+    result, read, weight = (_sizes(port) for port in (node.output(0), node.input(0), node.input(1)))
+    if "Convolution" in about["layerType"]:
+        products = math.prod(weight[1 if len(weight) == len(result) else 2 :])  # weights of groups have one more axis
+    else:
+        products = read[-1]
+    accelerated = not about["primitiveType"].startswith("ref") and about["runtimePrecision"] in ELEMENTS[precision]
+    return Layer(node.get_friendly_name(), math.prod(result) * products, accelerated)
+
+
+def _sizes(port: Any) -> tuple[int, ...]:
+    return tuple(size.get_length() if size.is_static else 1 for size in port.get_partial_shape())
 
 
 def _writeable(tensor: NDArray[np.generic]) -> NDArray[np.generic]:

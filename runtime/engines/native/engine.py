@@ -18,6 +18,7 @@ except ImportError as error:
 
 from runtime.engines.base import Engine, Tensors
 from runtime.engines.constants import constants_in_use
+from runtime.engines.coverage import Coverage
 from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
 from runtime.engines.native.graph import Network, constants_of, require_known, understand
@@ -143,6 +144,10 @@ class NativeEngine(Engine):
     def sizes(self) -> tuple[int, ...]:
         """Also one row and a row on each core: all else is done in these."""
         return tuple(sorted({1, self.options.cores, *self.batch_sizes}))
+
+    def _coverage(self) -> Coverage:
+        """All: what it cannot generate code for, it refuses to load."""
+        return Coverage(1.0, "multiply-adds")
 
     @property
     def machine(self) -> InstructionSet:
