@@ -6,21 +6,23 @@ curl 127.0.0.1:8000/v2/models/newsgroups/infer -d '{"inputs": [
 
 import functools
 import time
-from collections.abc import Callable
-from typing import Any, Never
+from collections.abc import Callable, Sequence
+from typing import Never
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from runtime.predictor import Wish
 from server.compression import MIN_REPLY_BYTES, Coding, accepted_coding, compress, decompress
 from server.core import Core
 from server.decode import Decoder, Params, Result
-from server.errors import Forbidden, InvalidRequest, NotReady, UnknownModel
+from server.errors import Forbidden, NotReady, UnknownModel
+from server.oip.codec import refuse, shown
 from server.oip.describe import model_config, model_metadata, server_metadata
 from server.oip.reply import choose_outputs, write_reply
-from server.oip.request import InferRequest, read_request
+from server.oip.request import PROTOCOL_PARAMETERS, InferRequest, WantedOutput, read_request
 from server.oip.statistics import Statistics
-from server.predict_api import Parameters, parameters_of, read_values
+from server.predict_api import parameters_of, read_values, server_timing
 from server.settings import Settings
 from server.work import Answer, ModelCard, Work
 
@@ -112,23 +114,30 @@ class _OpenInference:
     async def infer(self, request: Request) -> Response:
         """Predict the rows of a request."""
         card = self._card(request)
-        arrived: float = request.state.arrived
-        self._core.admit_headers(card.manifest.name, self._core.deadline(arrived, self._core.longest_timeout_seconds))
-        body = await request.body()
-        started = time.perf_counter()
+        arrived = time.perf_counter()
         try:
-            return await self._infer(request, card, body, started)
+            return await self._infer(request, card)
         except Exception:
-            self._statistics.failed(card, time.perf_counter() - started)
+            self._statistics.failed(card, time.perf_counter() - arrived)
             raise
 
-    async def _infer(self, request: Request, card: ModelCard, body: bytes, started: float) -> Response:
+    async def _infer(self, request: Request, card: ModelCard) -> Response:
+        arrived: float = request.state.arrived
+        longest = self._core.longest_timeout_seconds
+        self._core.admit_headers(card.manifest.name, self._core.deadline(arrived, longest))  # the body may name any
+        body = await request.body()
+        started = time.perf_counter()
         encoding = request.headers.get("content-encoding", "")
         off_loop = bool(encoding) or len(body) > INLINE_BYTES
         wanted = await self._call(
             off_loop, _read, body, encoding, request.headers.get(HEADER_LENGTH), card, self._settings
         )
-        wish = _wishes(wanted).wish
+        if wanted.timeout_seconds is not None and wanted.timeout_seconds > longest:
+            refuse(
+                "bad_timeout",
+                f"timeout must be at most {1e6 * longest:.0f} microseconds, not {1e6 * wanted.timeout_seconds:.0f}.",
+            )
+        wish = _wish(wanted)
         sheds = wish.heads is None and card.min_heads < len(card.manifest.heads)
         exits = wish.min_confidence is not None or wish.target_accuracy is not None
         outputs = choose_outputs(wanted, heads_vary=exits or sheds)
@@ -138,7 +147,7 @@ class _OpenInference:
             model=card.manifest.name,
             wish=wish,
             started=started,
-            deadline=self._core.deadline(request.state.arrived, wanted.timeout_seconds),
+            deadline=self._core.deadline(arrived, wanted.timeout_seconds),
         )
         answer = await self._core.predict(work)
 
@@ -147,6 +156,7 @@ class _OpenInference:
         coding = accepted_coding(request.headers.get("accept-encoding", ""))
         identity = request.state.id if wanted.id is None else wanted.id
         response = await self._call(numbers > INLINE_NUMBERS, _respond, answer, identity, outputs, coding)
+        response.headers["server-timing"] = server_timing(answer)
         self._statistics.answered(answer, time.perf_counter() - began)
         return response
 
@@ -180,18 +190,15 @@ def _read(body: bytes, encoding: str, header_length: str | None, card: ModelCard
     return read_request(plain, header_length, card.manifest, settings)
 
 
-def _wishes(request: InferRequest) -> Parameters:
+def _wish(request: InferRequest) -> Wish:
     for name in request.wishes:
         if name not in WISHES:
-            raise InvalidRequest(
-                "unknown_parameter",
-                f"There is no parameter {name[:100]!r} of a request; there are: "
-                f"{', '.join((*WISHES, 'timeout', 'binary_data_output'))}.",
-            )
-    return parameters_of(read_values(request.wishes.items()))
+            known = ", ".join((*WISHES, *PROTOCOL_PARAMETERS))
+            refuse("unknown_parameter", f"There is no parameter {shown(name)} of a request; there are: {known}.")
+    return parameters_of(read_values(request.wishes.items())).wish
 
 
-def _respond(answer: Answer, identity: str, outputs: Any, coding: Coding | None) -> Response:
+def _respond(answer: Answer, identity: str, outputs: Sequence[WantedOutput], coding: Coding | None) -> Response:
     body, json_length = write_reply(answer, identity, outputs)
     headers = {"vary": "accept-encoding"}
     if json_length is not None:

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import zlib
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 from runtime.preprocess import ImagePreprocessor
 from tests.artifacts import SIDE
 from tests.server.oip.wire import FILES, HEADER, INFER, WORDS, binary, document, elements, outputs, refused
-from tests.server.service import Direct
+from tests.server.service import Direct, Service
 
 pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session")  # all answer alike
 
@@ -142,6 +143,8 @@ def test_heads_and_early_exit(client: httpx.Client, texts: Direct) -> None:
     assert "head_probabilities" not in found
     check(found, texts, WORDS, min_confidence=0.4)
     assert "early_exit" in found["stopped_by"]
+    told = client.post(INFER.format("tiny-text"), json=early).headers["server-timing"]
+    assert [stage.split(";")[0] for stage in told.split(", ")] == ["decode", "queue", "compute", "total"]
     early["outputs"] = [{"name": "head_probabilities"}]
     refused(client.post(INFER.format("tiny-text"), json=early), 400, "early exit", "heads")
 
@@ -207,3 +210,27 @@ def test_what_kserve_sends(client: httpx.Client, texts: Direct, images: Direct) 
     found = outputs(reply)
     assert found["label"].tolist() == [texts.labels[best[0]]]
     assert [int(value.split(":")[1]) for value in found["probabilities"][0]] == best
+
+
+def test_heads_that_may_be_shed(models: Path, engine_name: str, texts: Direct) -> None:
+    with Service(models, engine=engine_name, min_heads=1) as service:
+        client = service.wait().client
+        assert "head_probabilities" not in outputs(client.post(INFER.format("tiny-text"), json=document(WORDS)))
+        wanted = [{"name": "head_probabilities"}]
+        reply = client.post(INFER.format("tiny-text"), json=document(WORDS, outputs=wanted))
+        refused(reply, 400, "shedding", "heads")
+        reply = client.post(INFER.format("tiny-text"), json=document(WORDS, parameters={"heads": 3}))
+        check(outputs(reply), texts, WORDS, heads=3)
+        assert outputs(reply)["head_probabilities"].shape == (3, 3, len(texts.labels))
+
+
+def test_target_accuracy(client: httpx.Client, texts: Direct) -> None:
+    table = texts.artifact.manifest.early_exit.points
+    target = min(point.accuracy for point in table)
+    found = outputs(
+        client.post(INFER.format("tiny-text"), json=document(WORDS, parameters={"target_accuracy": target}))
+    )
+    check(found, texts, WORDS, target_accuracy=target)
+    assert "head_probabilities" not in found
+    reply = client.post(INFER.format("tiny-text"), json=document(WORDS, parameters={"target_accuracy": 1.0}))
+    refused(reply, 400, "target_accuracy")
