@@ -77,6 +77,7 @@ def serve(
     engine: str | None = None,
     accept_deepsparse_licence: bool | None = None,
     cores: int | None = None,
+    engine_workers: int | None = None,
     host: str | None = None,
     port: int | None = None,
 ) -> None:
@@ -89,6 +90,8 @@ def serve(
         engine: auto, deepsparse, native or onnxruntime. Default: auto
         accept_deepsparse_licence: Let `auto` choose DeepSparse, whose licence covers evaluation only. Default: false
         cores: Cores to compute on. Default: all that this process may use
+        engine_workers: Processes that compute for each model, each pinned to its share of the cores. A stuck or crashed
+            one is replaced. Default: 0, compute in threads of the server
         host: Address to listen on. Default: 127.0.0.1
         port: Port to listen on. Default: 8000
 
@@ -102,6 +105,7 @@ def serve(
         "engine": engine,
         "accept_deepsparse_licence": accept_deepsparse_licence,
         "cores": cores,
+        "engine_workers": engine_workers,
         "host": host,
         "port": port,
     }

@@ -12,10 +12,11 @@ from runtime.artifact import MANIFEST, Artifact
 from runtime.cores import core_budget
 from runtime.costs import measure_costs, sample_inputs
 from runtime.engines import load_engine
-from runtime.engines.base import EngineOptions
+from runtime.engines.base import Engine, EngineOptions
 from runtime.errors import NeurotrailsError
 from runtime.predictor import Finished, Limit, Prediction, Predictions, Predictor, Wish
 from runtime.preprocess import ImagePreprocessor, Row
+from runtime.workers.engine import load_workers
 from server.admission import Costs, Policy
 from server.batcher import Batcher
 from server.errors import InvalidRequest, StartupError, UnknownModel
@@ -153,7 +154,7 @@ def _load(artifact: Artifact, settings: Settings, observer: Observer, *, is_defa
         preprocessor = artifact.preprocessor
         if isinstance(preprocessor, ImagePreprocessor):
             preprocessor.max_pixels = settings.max_pixels
-        engine = load_engine(artifact, settings.engine, options)
+        engine = _load_engine(artifact, settings, options)
         predictor = Predictor(artifact, engine)
         costs = _costs(predictor)
     except Exception as error:  # engines and file readers raise errors of many kinds; the remedy is the same
@@ -170,6 +171,18 @@ def _load(artifact: Artifact, settings: Settings, observer: Observer, *, is_defa
     batcher = Batcher(name, partial(_compute, predictor, pool), costs, policy, observer, tokens_of=preprocessor.tokens)
     return ServedModel(
         ModelCard(artifact.manifest, engine.info(), is_default, policy.floor), predictor, costs, policy, batcher, pool
+    )
+
+
+def _load_engine(artifact: Artifact, settings: Settings, options: EngineOptions) -> Engine:
+    if not settings.engine_workers:
+        return load_engine(artifact, settings.engine, options)
+    return load_workers(
+        artifact,
+        settings.engine,
+        options,
+        workers=settings.engine_workers,
+        call_timeout_seconds=settings.engine_timeout_seconds,
     )
 
 

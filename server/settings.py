@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     """Cores to compute on; None: all that this process may use."""
     streams: Positive = 1
     """Calls of one model that may compute at the same time."""
+    engine_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that compute for each model, each on its share of the cores; 0: threads of the server compute."""
+    engine_timeout_seconds: Seconds = 60.0
+    """Longest time that a call of an engine may take in such a process, which is then killed and replaced."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 4, 16)
     """Batch sizes that engines compile at start-up; any number of inputs can be sent."""
     host: str = "127.0.0.1"

@@ -2,6 +2,8 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +23,8 @@ from runtime.verify import read_reference
 from runtime.workers.engine import WorkerEngine, load_workers
 from runtime.workers.slices import allowed_cpus
 from tests.runtime.workers.conftest import eventually, start
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +165,7 @@ def _shared_maps(pid: int) -> dict[str, int]:
 
 
 def test_workers_of_the_native_engine_hold_its_constants_once() -> None:
-    artifact = Artifact.open(Path(__file__).parents[3] / "models" / "fashion-mnist")
+    artifact = Artifact.open(ROOT / "models" / "fashion-mnist")
     workers = start(artifact, "native")
     try:
         pids = workers.pids
@@ -196,3 +200,12 @@ def test_what_cannot_be_loaded_is_the_same_error(image_artifact: Artifact, image
     (image_folder / "head_0.onnx").write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"head_0\.onnx has 0 bytes"):
         start(artifact, "native")
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "workers.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    probabilities = [float(number) for number in re.findall(r"[\d.]+(?:e-\d+)?", done.stdout)]
+    assert len(probabilities) == 10
+    assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
