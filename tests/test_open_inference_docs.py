@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from server.compression import FREE_BYTES, MAX_RATIO, MIN_REPLY_BYTES
+from server.oip.codec import MAX_VALUES
 from server.oip.reply import OUTPUTS
 from server.oip.request import INPUT, PROTOCOL_PARAMETERS, TAKES
 from server.oip_api import WISHES
@@ -78,5 +79,7 @@ def test_the_tables_are_complete() -> None:
 
 def test_the_limits_are_named() -> None:
     assert (FREE_BYTES, MAX_RATIO, MIN_REPLY_BYTES) == (2**20, 100, 2**10)
+    assert MAX_VALUES == 1_000_000
+    assert "at most a million values" in DOCS
     assert "beyond 1 MiB and 100 times its size" in DOCS
     assert "replies of 1 KiB or more" in DOCS

@@ -2,7 +2,7 @@
 
 A body is one JSON object; binary tensors follow it, in the order of the JSON, without padding: numbers are
 little-endian and row-major, and each element of a BYTES tensor has its length in front as an unsigned 32-bit integer.
-Nothing here raises anything but InvalidRequest.
+Nothing here raises anything but InvalidRequest, and TooLarge for JSON of too many values.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any, Literal, Never
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import InvalidRequest
+from server.errors import InvalidRequest, TooLarge
 
 Datatype = Literal["BYTES", "FP32", "INT64", "UINT8"]
 
@@ -31,6 +31,8 @@ NUMBERS: Mapping[str, np.dtype[Any]] = {
 MAX_DEPTH = 32
 """Deepest nesting of JSON that is read; a tensor of four dimensions takes eight."""
 
+MAX_VALUES = 1_000_000
+"""Most values in one JSON: each takes a Python object, and no other request is served while they are made."""
 MAX_DIMENSIONS = 8
 MAX_SIZE = 2**31 - 1
 
@@ -76,7 +78,14 @@ def split_body(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """Read one JSON object. NaN and infinite numbers are refused, and so is what nests deeper than MAX_DEPTH."""
+    """Read one JSON object. NaN and infinite numbers are refused, and so is what is deeper or longer than the limits.
+
+    Raises InvalidRequest, or TooLarge for more than MAX_VALUES values.
+    """
+    if data.count(b",") + data.count(b"[") > MAX_VALUES:
+        raise TooLarge(
+            "too_many_values", f"The JSON holds more than {MAX_VALUES} values; send large tensors as binary data."
+        )
     depth = 0
     for match in _BRACKETS.finditer(data):
         token = match[0]

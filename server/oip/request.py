@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.manifest import Manifest
+from runtime.manifest import ImagePreprocessing, Manifest
 from runtime.preprocess import Input
 from server.decode import Scalar, check_limits
 from server.errors import TooLarge
@@ -82,11 +82,7 @@ def read_request(body: bytes, header_length: str | None, manifest: Manifest, set
     _check_fields(document, REQUEST_FIELDS, "the request")
     parameters = _parameters(document, None, "the request")
     default_binary = _flag(parameters, "binary_data_output", False)
-    tensor = _read_input(document.get("inputs"), binary, manifest)
-    if tensor.shape[0] > settings.max_inputs:
-        raise TooLarge(
-            "too_many_inputs", f"The request has {tensor.shape[0]} inputs; the limit is {settings.max_inputs}."
-        )
+    tensor = _read_input(document.get("inputs"), binary, manifest, settings)
     inputs = _to_inputs(tensor, manifest)
     check_limits(inputs, settings)
     return InferRequest(
@@ -99,7 +95,7 @@ def read_request(body: bytes, header_length: str | None, manifest: Manifest, set
     )
 
 
-def _read_input(given: object, binary: memoryview, manifest: Manifest) -> Tensor:
+def _read_input(given: object, binary: memoryview, manifest: Manifest, settings: Settings) -> Tensor:
     """Read the one input tensor; base64 is undone."""
     takes = TAKES.get(manifest.modality, ())
     if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
@@ -116,6 +112,7 @@ def _read_input(given: object, binary: memoryview, manifest: Manifest) -> Tensor
             f"Input {INPUT!r} of model {manifest.name!r} takes datatype {' or '.join(takes)}, not {shown(datatype)}.",
         )
     shape = read_shape(INPUT, document.get("shape"))
+    _check_shape(shape, datatype, manifest, settings)  # before anything of that size is made
     parameters = _parameters(document, INPUT_PARAMETERS, f"input {INPUT!r}")
     size = parameters.get("binary_data_size")
     if size is None:
@@ -142,6 +139,25 @@ def _read_input(given: object, binary: memoryview, manifest: Manifest) -> Tensor
     return _undo_base64(tensor, content_type)
 
 
+def _check_shape(shape: tuple[int, ...], datatype: Datatype, manifest: Manifest, settings: Settings) -> None:
+    spec = manifest.preprocessing
+    rows = shape[0]
+    match datatype:
+        case "FP32" if isinstance(spec, ImagePreprocessing):
+            fits = shape[1:] == (len(spec.mean), spec.height, spec.width)
+            wanted = f"[rows, {len(spec.mean)}, {spec.height}, {spec.width}]"
+        case "UINT8":
+            fits = len(shape) == 4 and shape[3] in (1, 3)
+            wanted = "[rows, height, width, 1 or 3]"
+        case _:
+            fits = shape in ((rows,), (rows, 1))
+            wanted = "[rows]"
+    if not fits:
+        refuse("bad_shape", f"Input {INPUT!r} of datatype {datatype} has shape {wanted}, not {shown(list(shape))}.")
+    if rows > settings.max_inputs:
+        raise TooLarge("too_many_inputs", f"The request has {rows} inputs; the limit is {settings.max_inputs}.")
+
+
 def _undo_base64(tensor: Tensor, content_type: Scalar) -> Tensor:
     if content_type is None:
         return tensor
@@ -163,13 +179,7 @@ def _undo_base64(tensor: Tensor, content_type: Scalar) -> Tensor:
 def _to_inputs(tensor: Tensor, manifest: Manifest) -> tuple[Input, ...]:
     """One input for each row of the tensor."""
     if not isinstance(tensor.values, tuple):
-        if len(tensor.shape) != 4:
-            refuse(
-                "bad_shape", f"Input {INPUT!r} of datatype {tensor.datatype} has 4 dimensions, not {len(tensor.shape)}."
-            )
         return tuple(tensor.values)  # views of the body
-    if tensor.shape not in ((len(tensor.values),), (len(tensor.values), 1)):
-        refuse("bad_shape", f"Input {INPUT!r} of datatype BYTES has shape [rows], not {shown(list(tensor.shape))}.")
     if manifest.modality == "image":
         return tensor.values
     return tuple(_text(index, value) for index, value in enumerate(tensor.values))

@@ -158,7 +158,7 @@ def test_errors_are_sentences(session: dict[str, Any]) -> None:
         assert errors[name]["status"] == "403"
         assert "admin port" in errors[name]["message"]
     assert errors["model"]["status"] == errors["trace"]["status"] == "404"
-    for name, words in {"shape": "4 dimensions", "datatype": "BYTES", "output": "'logits'", "heads": "99"}.items():
+    for name, words in {"shape": "[rows, 1, 28, 28]", "datatype": "BYTES", "output": "'logits'", "heads": "99"}.items():
         assert errors[name]["status"] == "400"
         assert words in errors[name]["message"]
     assert errors["timeout"]["status"] == "504"

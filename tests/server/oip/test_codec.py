@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from server.errors import InvalidRequest
+from server.errors import InvalidRequest, TooLarge
 from server.oip.codec import (
     MAX_DEPTH,
+    MAX_VALUES,
     NUMBERS,
     Datatype,
     Tensor,
@@ -130,13 +131,19 @@ def test_any_header_splits_or_is_refused(body: bytes, header: str) -> None:
         (b'{"a": "\xff"}', "not valid JSON"),
         (b'{"a": 1' + b"0" * 5000 + b"}", "not valid JSON"),
         (b'{"a": ' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "nests deeper"),
-        (b"[" * 10_000_000, "nests deeper"),
+        (b"[" * 900_000, "nests deeper"),
         (b'{"a": "' + b'\\"' * 1_000_000, "not valid JSON"),
     ],
 )
 def test_bad_json(data: bytes, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         parse_json(data)
+
+
+@pytest.mark.parametrize("value", [b"1,", b"[],"])
+def test_json_of_very_many_values_is_refused_before_it_is_read(value: bytes) -> None:
+    with pytest.raises(TooLarge, match="binary"):
+        parse_json(b"[" + value * (MAX_VALUES + 1))
 
 
 def test_brackets_in_strings_are_no_nesting() -> None:
