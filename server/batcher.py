@@ -35,7 +35,7 @@ class Compute(Protocol):
 
 @dataclass(frozen=True)
 class Answered:
-    """The prediction of one row, and `time.perf_counter()` when its batch began."""
+    """The prediction of one row, and when its batch began, by the batcher's timer."""
 
     prediction: Prediction
     began: float
@@ -56,9 +56,9 @@ class _Place:
 class Ticket:
     """The rows of one request: a future for each, which ends exactly once, and the deadline of all."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, submitted: float) -> None:
         self.deadline = deadline
-        self.submitted = time.perf_counter()
+        self.submitted = submitted
         self.answers: list[asyncio.Future[Answered]] = []
         self.seen = False
         """One of its rows was taken into a batch."""
@@ -107,6 +107,7 @@ class Batcher:
         *,
         tokens_of: Callable[[Row], int],
         clock: Callable[[], float] = time.monotonic,
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._name = name
         self._compute = compute
@@ -115,6 +116,7 @@ class Batcher:
         self._observer = observer
         self._tokens_of = tokens_of
         self._clock = clock
+        self._timer = timer
         self._idle = policy.workers
         self._lines: dict[int, OrderedDict[int, _Place]] = {}
         self._waiting = Backlog()
@@ -131,7 +133,7 @@ class Batcher:
     def submit(self, rows: Sequence[Row], wish: Wish, deadline: float) -> Ticket:
         """Put rows in line. Those without an answer at `deadline`, by the batcher's clock, fail with Expired."""
         loop = asyncio.get_running_loop()
-        ticket = Ticket(deadline)
+        ticket = Ticket(deadline, self._timer())
         places = []
         for row in rows:
             self._number += 1
@@ -217,7 +219,7 @@ class Batcher:
             for place in batch:
                 if not place.ticket.seen:
                     place.ticket.seen = True
-                    self._observer.queued(self._name, time.perf_counter() - place.ticket.submitted)
+                    self._observer.queued(self._name, self._timer() - place.ticket.submitted)
             await self._answer(batch, tokens, limit)
         except asyncio.CancelledError:  # the event loop ends
             for place in batch:
@@ -239,7 +241,7 @@ class Batcher:
         places = [place for place in places if not place.answer.done() and place.ticket.deadline > now]
         if not places:
             return
-        began = time.perf_counter()
+        began = self._timer()
 
         def finished(positions: Sequence[int], predictions: Sequence[Prediction]) -> None:
             for position, prediction in zip(positions, predictions, strict=True):
@@ -260,7 +262,7 @@ class Batcher:
             await self._answer(places[middle:], tokens, limit)
             return
         finished(range(len(places)), found.predictions)
-        self._learn(found, tokens, time.perf_counter() - began)
+        self._learn(found, tokens, self._timer() - began)
         self._observer.computed(self._name, found.predictions, found.timing)
 
     def _learn(self, found: Predictions, tokens: int, seconds: float) -> None:
