@@ -10,9 +10,8 @@ import heapq
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from runtime.predictor import Finished, Limit, Prediction, Predictions, Wish
 from runtime.preprocess import Row
@@ -24,13 +23,8 @@ class Expired(Exception):  # noqa: N818 - reads as a statement
     """The deadline of a row passed before its prediction was there."""
 
 
-class Compute(Protocol):
-    """Predicts a batch, elsewhere; calls `finished` on the event loop for rows that are done before the others."""
-
-    async def __call__(
-        self, rows: Sequence[Row], wishes: Sequence[Wish], limit: Limit | None, finished: Finished
-    ) -> Predictions:
-        """Return the predictions of all rows."""
+Compute = Callable[[Sequence[Row], Sequence[Wish], Limit | None, Finished], Awaitable[Predictions]]
+"""Predicts a batch, elsewhere; calls `finished` on the event loop for rows that are done before the others."""
 
 
 @dataclass(frozen=True)
