@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -69,12 +70,17 @@ def plan_visit(seconds: float) -> VisitPlan:
 class EngineProcess:
     """The parent's end. Every call blocks until the engine's process has answered; a context manager."""
 
-    def __init__(self, engine: str, *, cores: int, cache: Path | None = None) -> None:
-        """Start the process. `cache`: folder for what engines keep between processes; None: that of the user."""
+    def __init__(
+        self, engine: str, *, cores: int, cache: Path | None = None, setup: Callable[[], None] | None = None
+    ) -> None:
+        """Start the process, which first calls `setup`, if any: something that can be pickled.
+
+        `cache`: folder for what engines keep between processes; None: that of the user.
+        """
         context = multiprocessing.get_context("spawn")  # forked threads and locks would be in an undefined state
         self.engine = engine
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, engine, cores, cache), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, engine, cores, cache, setup), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -133,8 +139,12 @@ class _Failure:
     message: str
 
 
-def _serve(connection: Connection, engine: str, cores: int, cache: Path | None) -> None:
+def _serve(
+    connection: Connection, engine: str, cores: int, cache: Path | None, setup: Callable[[], None] | None
+) -> None:
     """Answer requests until the parent closes the pipe."""
+    if setup is not None:
+        setup()
     if cache is not None:
         os.environ["NEUROTRAILS_CACHE"] = str(cache)
     loaded = _LoadedArtifacts(engine, cores)

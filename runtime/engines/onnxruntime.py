@@ -5,8 +5,9 @@ import math
 import tempfile
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -26,11 +27,25 @@ _pool_lock = threading.Lock()
 _pool_cores: int | None = None
 
 
+@dataclass(frozen=True)
+class Threads:
+    """How the sessions of a process compute on several cores."""
+
+    shared: bool
+    """One pool for all of them; False: each session has its own."""
+    spinning: Literal["always", "running", "never"]
+    """When idle threads wait busily: some milliseconds after a call too, only while a call runs, or not at all.
+
+    The shared pool always spins while a call runs.
+    """
+
+
 class OnnxRuntimeEngine(Engine):
-    """One session per stage. All sessions of the process share one thread pool: separate pools would fight."""
+    """One session per stage, on threads as `threads` says."""
 
     name: ClassVar[str] = "onnxruntime"
     version = str(ort.__version__)
+    threads: ClassVar[Threads] = Threads(shared=True, spinning="always")
     precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"fp32": ("fp32",), "int8": ("int8",)}
 
     def _load(self) -> None:
@@ -40,7 +55,7 @@ class OnnxRuntimeEngine(Engine):
             for stage in self.artifact.manifest.stages:
                 profile = None if self.precision == "fp32" else f"{folder}/{stage.file}"
                 content = self.model(stage).SerializeToString()
-                session, pool = open_session(content, self.options.cores, profile=profile)
+                session, pool = open_session(content, self.options.cores, profile=profile, threads=self.threads)
                 self._sessions[stage.file] = session
                 if profile is not None:
                     longest = max(self.lengths, default=0)
@@ -79,7 +94,7 @@ def layers_of(profile: Path, stage: Stage) -> list[Layer]:
 
 
 def open_session(
-    model: Path | bytes, cores: int, *, profile: str | None = None
+    model: Path | bytes, cores: int, *, profile: str | None = None, threads: Threads = OnnxRuntimeEngine.threads
 ) -> tuple[ort.InferenceSession, int | None]:
     """Load an ONNX file, or its bytes; also return the size of the pool it computes on, None for the calling thread.
 
@@ -90,9 +105,13 @@ def open_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    pool = _shared_pool(cores)
-    if pool is None:
-        options.intra_op_num_threads = 1  # computes in the calling thread
+    pool = _shared_pool(cores) if threads.shared else cores
+    if threads.spinning == "never":
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    elif threads.spinning == "running":
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    if pool is None or not threads.shared:
+        options.intra_op_num_threads = pool or 1  # 1 computes in the calling thread
     else:
         options.use_per_session_threads = False  # once there is a shared pool, every session must use it
     try:
