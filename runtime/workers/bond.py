@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import faulthandler
 import os
+import resource
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +18,11 @@ def bind(parent: int, cpus: Sequence[int]) -> None:
     """Pin this process to `cpus`, let it end with process `parent` and by no signal that is meant for that.
 
     SIGINT and SIGTERM often reach all processes of a service at once; the parent then finishes what it has accepted,
-    and still needs its workers. The kernel kills this process when the thread that started it ends.
+    and still needs its workers. The kernel kills this process when the thread that started it ends. A crash is logged
+    with its place in the code, and leaves no core file: calls would hang as long as all the memory is written.
     """
+    faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     os.sched_setaffinity(0, cpus)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import socket
+import sys
 import threading
 import traceback
 from dataclasses import dataclass
@@ -21,11 +22,14 @@ from runtime.workers.wire import Call, Failure, Lane, Load, Loaded, Ready, Reply
 
 
 def serve(control: int) -> None:
-    """Run the worker; `control` is the open socket to the parent. Never returns: threads of engines may never end."""
+    """Load what standard input says, and serve; `control` is the open socket to the parent.
+
+    Never returns: threads of engines may never end.
+    """
     channel = socket.socket(fileno=control)
     try:
-        load = receive(channel, Load)
         try:
+            load = Load.model_validate_json(sys.stdin.buffer.read())
             engine, ready = _load(load)
             _give_back_memory()
         except Exception as error:  # engines raise errors of many kinds; the parent tells the user

@@ -121,6 +121,7 @@ class WorkerEngine(Engine):
         self.version, self.precision, self.notes = info.version, info.precision, info.notes
         self.batch_sizes = info.batch_sizes
         self._sizes, self._costs = ready.sizes, ready.costs
+        self.compile_seconds, self.memory_bytes, self.coverage = info.compile_seconds, info.memory_bytes, info.coverage
         self._info = info
         self._concurrency = len(parts) * info.concurrency
         self.load_seconds = time.perf_counter() - started

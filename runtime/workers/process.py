@@ -28,7 +28,7 @@ START = (
 )
 END_SECONDS = 10.0
 """A process that has closed its channels ends within this time, or is killed."""
-SPEECH_SECONDS = 10.0
+SPEECH_SECONDS = 60.0
 """Longest time from the first to the last byte of what a worker says once it has loaded."""
 
 
@@ -55,17 +55,19 @@ class Worker:
             )
             numbers = (number for lane in descriptors for number in (lane.channel, lane.inbox, lane.outbox))
             source = START.format(path=sys.path, parent=os.getpid(), cpus=part.cpus, control=control.fileno())
+            order = undo.enter_context(os.fdopen(os.memfd_create("neurotrails-load", os.MFD_CLOEXEC), "r+b"))
+            order.write(load.model_copy(update={"lanes": descriptors}).model_dump_json().encode())
+            order.seek(0)
             self._process = subprocess.Popen(  # never a fork of this process: it has threads
                 [sys.executable, "-c", source],
-                stdin=subprocess.DEVNULL,
+                stdin=order,  # not through a channel, where a long message waits until the process reads it
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(control.fileno(), load.constants, *numbers),
                 start_new_session=True,  # Ctrl-C in a terminal is for the parent
             )
-            undo.callback(self.kill)
-            send(self.control, load.model_copy(update={"lanes": descriptors}))
             undo.pop_all()
+        order.close()
         for theirs in (control, *(theirs for _, theirs in channels)):
             theirs.close()
         self.free = list(self._lanes)

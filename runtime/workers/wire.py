@@ -35,7 +35,7 @@ class LaneDescriptors(Message):
 
 
 class Load(Message):
-    """The first message to a worker: what to load."""
+    """What a worker is to load; its standard input."""
 
     folder: str
     sha256: str
@@ -69,7 +69,7 @@ class Ready(Message):
 
 
 class Loaded(Message):
-    """The answer to `Load`."""
+    """What a worker says when it has loaded, or cannot."""
 
     outcome: Annotated[Ready | Failure, Field(union_mode="left_to_right")]
 

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from runtime.artifact import Artifact
+from runtime.engines.base import EngineOptions
 from runtime.errors import EngineError, WorkerDied, WorkersFailed, WorkerStuck
 from runtime.verify import read_reference
 from runtime.workers.engine import RemoteFeatures, WorkerEngine
+from runtime.workers.slices import Slice, allowed_cpus
 from tests.runtime.workers.conftest import eventually, freeze, start, state
 
 
@@ -88,6 +90,25 @@ def test_a_stuck_call_ends_its_worker_and_no_other(workers: WorkerEngine) -> Non
     assert pid not in workers.pids
     assert not Path(f"/proc/{pid}").exists()
     assert _features(workers).rows == 32
+
+
+def test_a_crash_is_logged_with_its_place(workers: WorkerEngine, caplog: pytest.LogCaptureFixture) -> None:
+    features = _features(workers)
+    os.kill(features.lease.worker.pid, signal.SIGSEGV)
+    eventually(lambda: features.lease.worker.dead)
+    with pytest.raises(WorkerDied):
+        workers.head(0, features)
+    eventually(lambda: any("ended by signal SIGSEGV" in line for line in caplog.messages))
+    assert any(line.endswith("Fatal Python error: Segmentation fault") for line in caplog.messages)
+    assert any("runtime/workers/child.py" in line for line in caplog.messages)
+
+
+def test_a_worker_that_does_not_load_in_time_is_an_error(image_artifact: Artifact) -> None:
+    parts = [Slice(allowed_cpus()[:1], 1)]
+    with pytest.raises(WorkerStuck, match=r"Worker 0 of tiny-image did not load within 0\.01 s"):
+        WorkerEngine(
+            image_artifact, "native", EngineOptions(cores=1), parts, call_timeout_seconds=1, load_timeout_seconds=0.01
+        )
 
 
 def test_calls_wait_while_there_is_no_worker(workers: WorkerEngine) -> None:
