@@ -14,7 +14,7 @@ from typing import Any, Never
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
@@ -25,6 +25,7 @@ from server.errors import MethodNotAllowed, NotFound, NotReady, StartupError
 from server.metrics import PrometheusObserver
 from server.middleware import RequestEnvelope
 from server.oip_api import add_oip_api
+from server.page_api import add_page
 from server.predict_api import ERRORS, add_predict_api
 from server.schema import StatusReply
 from server.settings import Settings
@@ -67,6 +68,7 @@ def create_app(settings: Settings, on_failure: Callable[[StartupError], None] = 
     app.add_exception_handler(HTTPException, _as_server_error)
     add_predict_api(app, core, decoder)
     add_oip_api(app, core, decoder, settings)
+    add_page(app, core, settings)
     _add_operation(app, core, observer)
     return app
 
@@ -166,9 +168,6 @@ def _add_operation(app: FastAPI, core: Core, observer: PrometheusObserver) -> No
     async def docs() -> HTMLResponse:
         return HTMLResponse(documentation, headers=PAGE_HEADERS)
 
-    async def root() -> RedirectResponse:
-        return RedirectResponse("docs")
-
     route = app.add_api_route
     route("/healthz", healthz, operation_id="healthz", summary="Is the process alive?", response_model=StatusReply)
     route(
@@ -187,7 +186,6 @@ def _add_operation(app: FastAPI, core: Core, observer: PrometheusObserver) -> No
         response_class=PlainTextResponse,
     )
     route("/docs", docs, include_in_schema=False)
-    route("/", root, include_in_schema=False)
 
 
 async def _as_server_error(request: Request, error: Exception) -> Never:

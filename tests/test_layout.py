@@ -17,7 +17,7 @@ SERVER_ROWS = [
     {"metrics", "schema", "admission"},
     {"decode", "compression", "batcher", "models", "middleware"},
     {"core", "oip"},
-    {"predict_api", "oip_api"},
+    {"predict_api", "oip_api", "page_api"},
     {"app"},
 ]
 """Files and packages of the server from the lowest row up; one imports only from rows below its own, or its own row."""
