@@ -28,6 +28,8 @@ MAX_TENSOR_BYTES = 4 * 2**30
 """Most bytes of one tensor in that batch."""
 MAX_SHAPE_VALUES = 1024
 """Tensors of at most that many values are computed along, as they may be shapes."""
+MAX_POSITIONS = 65_536
+"""The same for integers: the longest text."""
 MAX_RANK = 16
 
 _SHAPE_OPERATORS = """
@@ -44,16 +46,29 @@ Array = NDArray[np.generic]
 
 def load_stages(artifact: Artifact) -> dict[str, onnx.ModelProto]:
     """Read and check all graphs of an artifact, by file name. Raises ArtifactError."""
-    models = {}
-    for stage in artifact.manifest.stages:
-        path = artifact.path(stage.file)
-        models[stage.file] = load_graph(path)
-        check_stage(models[stage.file], artifact.manifest, stage, str(path))
+    models, _ = load_with_limits(artifact)
     return models
 
 
-def check_stage(model: onnx.ModelProto, manifest: Manifest, stage: Stage, where: str) -> None:
-    """Raise ArtifactError unless a graph that passed `check_graph` has the manifest's inputs and outputs, in size too.
+def load_with_limits(artifact: Artifact) -> tuple[dict[str, onnx.ModelProto], dict[str, int]]:
+    """As `load_stages`; also return, by model input that indexes a table, the rows of the (smallest) table.
+
+    An index beyond it ends the process in at least one engine.
+    """
+    models: dict[str, onnx.ModelProto] = {}
+    limits: dict[str, int] = {}
+    for stage in artifact.manifest.stages:
+        path = artifact.path(stage.file)
+        models[stage.file] = load_graph(path)
+        for name, rows in check_stage(models[stage.file], artifact.manifest, stage, str(path)).items():
+            limits[name] = min(rows, limits.get(name, rows))
+    return models, limits
+
+
+def check_stage(model: onnx.ModelProto, manifest: Manifest, stage: Stage, where: str) -> dict[str, int]:
+    """Return the rows of the tables that model inputs index, by input.
+
+    Raise ArtifactError unless a graph that passed `check_graph` has the manifest's inputs and outputs, in size too.
 
     They are compared for one row and for `CHECKED_ROWS`, and for the shortest and the longest text. Memory is bounded
     at the largest of these.
@@ -65,9 +80,12 @@ def check_stage(model: onnx.ModelProto, manifest: Manifest, stage: Stage, where:
     _check_signature(model, stage, specs, where)
     preprocessing = manifest.preprocessing
     lengths = preprocessing.lengths if isinstance(preprocessing, TextPreprocessing) else (1,)
+    model_inputs = {spec.name for spec in manifest.inputs}
+    limits: dict[str, int] = {}
     for rows, tokens in sorted({(1, lengths[0]), (CHECKED_ROWS, lengths[-1])}):
         shapes = {name: _sizes(specs[name], rows, tokens) for name in stage.inputs}
-        sizes = _Sizes(model, shapes, where)
+        sizes = _Sizes(model, shapes, where, model_inputs)
+        limits = sizes.limits
         for name in stage.outputs:
             expected = _type(ELEMENT_TYPES[specs[name].dtype], _sizes(specs[name], rows, tokens))
             if _plain(sizes.types[name]) != _plain(expected):
@@ -75,6 +93,7 @@ def check_stage(model: onnx.ModelProto, manifest: Manifest, stage: Stage, where:
                     f"{where}: output {name!r} has shape {_dims(sizes.types[name])} for {rows} rows, the manifest says "
                     f"{specs[name].dtype} {_dims(expected)}."
                 )
+    return limits
 
 
 def _check_signature(model: onnx.ModelProto, stage: Stage, specs: dict[str, TensorSpec], where: str) -> None:
@@ -100,8 +119,12 @@ def _check_signature(model: onnx.ModelProto, stage: Stage, specs: dict[str, Tens
 class _Sizes:
     """Types of all tensors of a graph for inputs of given shapes; raises ArtifactError for what cannot be bounded."""
 
-    def __init__(self, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], where: str) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], where: str, indices: set[str]
+    ) -> None:
         self.where = where
+        self.limits: dict[str, int] = {}
+        self._may_index = indices & set(shapes)
         self.types: dict[str, TypeProto] = {}
         self.values: dict[str, Array] = {}
         self._opsets = list(model.opset_import)
@@ -142,7 +165,7 @@ class _Sizes:
 
     def _constant(self, name: str, tensor: TensorProto) -> None:
         self.types[name] = _type(tensor.data_type, tuple(tensor.dims))
-        if math.prod(tensor.dims) <= MAX_SHAPE_VALUES:
+        if self._is_small(name):
             self.values[name] = numpy_helper.to_array(tensor)
 
     def _infer(self, node: onnx.NodeProto) -> None:
@@ -168,7 +191,23 @@ class _Sizes:
             self.types[name] = found[name]
             if self._bytes(name) > MAX_TENSOR_BYTES:
                 raise ArtifactError(f"{what} of shape {_dims(found[name])} exceeds {MAX_TENSOR_BYTES >> 30} GiB.")
+        if node.op_type == "Gather":
+            self._check_indices(node, what)
         self._compute(node, read, known, what)
+
+    def _check_indices(self, node: onnx.NodeProto, what: str) -> None:
+        """Indices must be known here, and in range, or be a model input as it is, whose values an engine can check."""
+        table, indices = node.input
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+        rows = _dims(self.types[table])[axis]
+        if indices in self.values:
+            found = self.values[indices].astype(np.int64)
+            if found.size and not (-rows <= found.min() and found.max() < rows):
+                raise ArtifactError(f"{what} reads {found.min()} to {found.max()} of {rows} rows.")
+        elif indices in self._may_index:
+            self.limits[indices] = min(rows, self.limits.get(indices, rows))
+        else:
+            raise ArtifactError(f"{what} reads at computed places, which is not allowed.")
 
     def _compute(self, node: onnx.NodeProto, read: list[str], known: dict[str, Array], what: str) -> None:
         """Compute what may be a shape."""
@@ -181,7 +220,7 @@ class _Sizes:
                 shape[slice(bounds.get("start", 0), bounds.get("end"))], dtype=np.int64
             )
         elif node.op_type in SHAPE_OPERATORS and len(known) == len(set(read)):
-            if any(math.prod(_dims(self.types[name])) > MAX_SHAPE_VALUES for name in node.output):
+            if not all(self._is_small(name) for name in node.output):
                 return
             try:
                 with np.errstate(all="ignore"):
@@ -189,6 +228,11 @@ class _Sizes:
             except Exception as error:  # of the evaluator, which raises what numpy raises
                 raise ArtifactError(f"{what} cannot be computed: {error}") from error
             self.values.update(zip(node.output, map(np.asarray, values), strict=True))
+
+    def _is_small(self, name: str) -> bool:
+        """Whether a tensor is computed along: shapes, and the integers that may be positions in a text."""
+        integers = self.types[name].tensor_type.elem_type == TensorProto.INT64
+        return math.prod(_dims(self.types[name])) <= (MAX_POSITIONS if integers else MAX_SHAPE_VALUES)
 
     def _bytes(self, name: str) -> int:
         kind = self.types[name].tensor_type.elem_type

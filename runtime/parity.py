@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.engines.base import Engine, Tensors
-from runtime.errors import EngineError
+from runtime.errors import EngineError, NeurotrailsError
 
 RELATIVE_TOLERANCE = 1e-4
 
@@ -65,20 +65,26 @@ def heads_parity(
     if engine.precision not in RULES:
         raise EngineError(f"There is no parity rule for {engine.precision}; there is one for {', '.join(RULES)}.")
     rule = RULES[engine.precision]
-    features = engine.trunk(inputs)
-    found = ((index, engine.head(index, features)) for index in range(len(references)))
-    yield from _judge(engine, rule, references, found)
-    if engine.one_program:
-        yield from _judge(engine, rule, references, enumerate(engine.logits(inputs, len(references))))
+    heads = len(references)
+    try:
+        features = engine.trunk(inputs)
+        ways = [[engine.head(index, features) for index in range(heads)]]
+        ways += [engine.logits(inputs, heads)] if engine.one_program else []
+    except NeurotrailsError:
+        raise
+    except Exception as error:  # of what the engine wraps
+        raise EngineError(f"{engine.name} {engine.version} fails on the reference: {error!r}.") from error
+    for found in ways:
+        yield from _judge(engine, rule, references, found)
 
 
 def _judge(
     engine: Engine,
     rule: Rule,
     references: Sequence[NDArray[np.float32]],
-    found: Iterator[tuple[int, NDArray[np.float32]]],
+    found: Sequence[NDArray[np.float32]],
 ) -> Iterator[tuple[int, Parity]]:
-    for index, logits in found:
+    for index, logits in enumerate(found):
         if logits.shape != references[index].shape:
             raise EngineError(
                 f"{engine.name} {engine.version} gives logits of shape {logits.shape} for head {index} instead of "

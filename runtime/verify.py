@@ -115,17 +115,12 @@ def read_reference(artifact: Artifact) -> tuple[Batch, list[NDArray[np.float32]]
 
 def _check_reference_input(artifact: Artifact, spec: TensorSpec, tensor: NDArray[np.generic]) -> None:
     """Raise ArtifactError unless a reference input has the type and the sizes of its TensorSpec."""
-    longest = artifact.manifest.longest
-    sizes = [longest if size == "tokens" else size for size in spec.shape]
-    fits = tensor.dtype == np.dtype(spec.dtype) and tensor.ndim == len(sizes)
-    for size, found, name in zip(sizes, tensor.shape, spec.shape, strict=False):
-        fits &= (
-            found <= MAX_REFERENCE_ROWS
-            if size == "batch"
-            else 1 <= found <= longest
-            if name == "tokens"
-            else found == size
-        )
+    preprocessing = artifact.manifest.preprocessing
+    lengths = preprocessing.lengths if isinstance(preprocessing, TextPreprocessing) else ()
+    symbols = {"batch": range(MAX_REFERENCE_ROWS + 1), "tokens": lengths}
+    allowed = [symbols[size] if isinstance(size, str) else (size,) for size in spec.shape]
+    fits = tensor.dtype == np.dtype(spec.dtype) and tensor.ndim == len(allowed)
+    fits = fits and all(found in sizes for found, sizes in zip(tensor.shape, allowed, strict=True))
     if not fits:
         raise ArtifactError(
             f"{artifact.folder}: reference.safetensors: input.{spec.name} is {tensor.dtype} {list(tensor.shape)}, the "

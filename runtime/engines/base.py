@@ -13,8 +13,8 @@ from onnx import ModelProto
 
 from runtime.artifact import Artifact
 from runtime.engines.coverage import Coverage
-from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
-from runtime.graph_sizes import load_stages
+from runtime.errors import EngineError, EngineNotInstalled, NeurotrailsError, UnsupportedModel
+from runtime.graph_sizes import load_with_limits
 from runtime.manifest import Stage, TextPreprocessing
 from runtime.resident import resident_bytes
 from runtime.split import split
@@ -111,14 +111,20 @@ class Engine(ABC):
         self.batch_sizes = tuple(sorted(set(options.batch_sizes)))
         self._trunk = manifest.trunk
         self._heads = manifest.heads
-        self._models = load_stages(artifact)
+        self._models, self._id_limits = load_with_limits(artifact)
         compiling = time.perf_counter()
         try:
             self._load()
+            self.compile_seconds = time.perf_counter() - compiling
+            self._costs = {stage.file: self._warm_up(stage) for stage in manifest.stages}
+        except NeurotrailsError:
+            raise
+        except Exception as error:  # of what the engine wraps: a graph can be valid and yet more than it can take
+            raise EngineError(
+                f"{self.name} cannot load or run {manifest.name}: {error!r}. Try another engine."
+            ) from error
         finally:
             self._models.clear()
-        self.compile_seconds = time.perf_counter() - compiling
-        self._costs = {stage.file: self._warm_up(stage) for stage in manifest.stages}
         self.load_seconds = time.perf_counter() - started
         after = resident_bytes()
         self.memory_bytes = None if before is None or after is None else after - before
@@ -143,6 +149,10 @@ class Engine(ABC):
 
     def trunk(self, inputs: Tensors) -> Features:
         """Run the trunk over model inputs, any number of rows; the features also carry the inputs that heads read."""
+        for name, rows in self._id_limits.items():
+            ids = inputs[name]
+            if ids.size and (ids.min() < 0 or ids.max() >= rows):
+                raise EngineError(f"{name} holds {ids.min()} to {ids.max()}; token ids go from 0 to {rows - 1}.")
         features: dict[str, NDArray[np.generic]] = {}
         needed = {name for head in self._heads for name in head.inputs}
         features.update({name: tensor for name, tensor in inputs.items() if name in needed})

@@ -332,3 +332,15 @@ def test_each_graph_is_read_once_and_then_dropped(
     with pytest.raises(KeyError):
         engine.model(stages[0])
     engine.close()
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+@pytest.mark.parametrize("wrong", [-1, 29, 2**40])
+def test_token_ids_outside_of_the_vocabulary_are_refused(text_artifact: Artifact, name: str, wrong: int) -> None:
+    """DeepSparse would end the process."""
+    engine = load_engine(text_artifact, name, EngineOptions(cores=CORES, batch_sizes=(1,), lengths=(8,)))
+    inputs, _ = read_reference(text_artifact)
+    inputs["input_ids"][3, 0] = wrong
+    with pytest.raises(EngineError, match=r"input_ids holds .*; token ids go from 0 to 28"):
+        engine.trunk(inputs)
+    engine.close()

@@ -215,6 +215,23 @@ def test_what_is_no_onnx_file(tmp_path: Path, content: bytes) -> None:
         load_graph(tmp_path / "x.onnx")
 
 
+def test_graphs_in_graphs_without_end(tmp_path: Path) -> None:
+    """A parser that follows them would run out of stack."""
+
+    def field(number: int, content: bytes) -> bytes:
+        size, length = b"", len(content)
+        while length > 127:
+            size, length = size + bytes([length & 127 | 128]), length >> 7
+        return bytes([number << 3 | 2]) + size + bytes([length]) + content
+
+    graph = b""
+    for _ in range(2000):
+        graph = field(1, field(5, field(6, graph)))  # node, attribute, g
+    (tmp_path / "deep.onnx").write_bytes(field(7, graph))
+    with pytest.raises(ArtifactError, match="is not an ONNX file"):
+        load_graph(tmp_path / "deep.onnx")
+
+
 @given(st.data())
 def test_damaged_files_are_read_or_refused(image_artifact: Artifact, data: st.DataObject) -> None:
     content = bytearray(image_artifact.path("head_0.onnx").read_bytes())

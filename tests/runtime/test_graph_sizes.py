@@ -15,7 +15,7 @@ from runtime import graph_sizes, graph_structure
 from runtime.artifact import Artifact
 from runtime.errors import ArtifactError
 from runtime.graph import check_graph
-from runtime.graph_sizes import check_stage, load_stages
+from runtime.graph_sizes import check_stage, load_stages, load_with_limits
 from tests.runtime.tampering import edit_graph
 
 Damage = Callable[[ModelProto], Any]
@@ -180,6 +180,33 @@ def test_tensors_that_live_at_once_are_added_up(image_artifact: Artifact) -> Non
     check_stage(model(together=False), image_artifact.manifest, stage, "good")
     with pytest.raises(ArtifactError, match="16 rows need more than 16 GiB of memory at Expand 'e8'"):
         check_stage(model(together=True), image_artifact.manifest, stage, "bad")
+
+
+def _gather(indices: str) -> Damage:
+    """Read rows of the classifier at places."""
+    return lambda model: _append(
+        model, _node("Cast", "flat", output="computed", to=TensorProto.INT64), _node("Gather", "classifier", indices),
+        good=_ints(0, 4, -5), low=_ints(-6), high=_ints(5),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("indices", "problem"),
+    [("low", "reads -6 to -6 of 5 rows"), ("high", "reads 5 to 5 of 5 rows"), ("computed", "reads at computed places")],
+)
+def test_places_that_are_read_are_known_and_in_the_table(image_artifact: Artifact, indices: str, problem: str) -> None:
+    stage = image_artifact.manifest.heads[0]
+    good, bad = _head(image_artifact), _head(image_artifact)
+    _gather("good")(good)
+    check_stage(good, image_artifact.manifest, stage, "good")
+    _gather(indices)(bad)
+    with pytest.raises(ArtifactError, match=problem):
+        check_stage(bad, image_artifact.manifest, stage, "bad")
+
+
+def test_tables_that_inputs_index_have_a_limit(text_artifact: Artifact, image_artifact: Artifact) -> None:
+    assert load_with_limits(text_artifact)[1] == {"input_ids": 29}
+    assert load_with_limits(image_artifact)[1] == {}
 
 
 def _another_output(model: ModelProto) -> None:
