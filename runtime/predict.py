@@ -40,7 +40,8 @@ def predict(
     Args:
         artifact: Folder of the artifact.
         inputs: Files to predict: images, or texts in UTF-8; - is the standard input.
-        engine: Engine that computes: auto, deepsparse, native or onnxruntime.
+        engine: Engine that computes: auto (what tune chose here, else native where it can), deepsparse, native,
+            onnxruntime or openvino.
         heads: Let exactly this many heads vote. Default: all.
         min_confidence: Stop asking heads for an input once its vote is at least this sure. Default: never.
         top_k: How many of the most probable labels to show.

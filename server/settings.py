@@ -23,7 +23,8 @@ class Settings(BaseSettings):
     models: Path = Path("models")
     """Folder whose subfolders are the artifacts to serve."""
     engine: str = "auto"
-    """Engine that runs the models: deepsparse, native or onnxruntime; auto: native where it can, else another one."""
+    """Engine that runs the models: deepsparse, native, onnxruntime or openvino; auto: what `neurotrails tune` chose for
+    a model on this machine, else native where it can, else another one."""
     accept_deepsparse_licence: bool = False
     """Let `auto` choose DeepSparse, whose community licence covers evaluation only."""
     cores: Positive | None = None

@@ -20,7 +20,7 @@ from runtime.costs import CostSurface, measure_costs, sample_inputs
 from runtime.engines import engine_class
 from runtime.engines.base import Engine, EngineOptions
 from runtime.errors import EngineError, NeurotrailsError
-from runtime.parity import heads_parity
+from runtime.parity import RULES, heads_parity
 from runtime.preprocess import Batch
 from runtime.tuning.records import Setup
 from runtime.verify import at_length, read_reference
@@ -194,14 +194,14 @@ class _Runner:
 def _agreement(engine: Engine) -> float:
     """Share of the reference inputs whose vote names the same label as that of the original network.
 
-    Raises EngineError where an engine that computes as the artifact is stored gives other logits than it should.
+    Raises EngineError where the logits break the parity rule of the precision.
     """
     manifest = engine.artifact.manifest
     inputs, expected = read_reference(engine.artifact)
     if engine.lengths:
         inputs, rows = at_length(engine.artifact, inputs, max(engine.lengths))
         expected = [logits[rows] for logits in expected]
-    if engine.precision == manifest.precision:
+    if engine.precision in RULES:
         for index, parity in heads_parity(engine, inputs, expected):
             if not parity.holds:
                 raise EngineError(

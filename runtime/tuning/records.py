@@ -85,6 +85,8 @@ class Tuning(Record):
     cpu: str
     cores: Positive
     """The core budget."""
+    busy_cores: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    """Cores that others kept busy just before: the load average of the last minute; None where it is not known."""
     tokens: Annotated[int, Field(ge=0)]
     """Length of the texts that were timed; 0 unless the artifact reads texts."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)]

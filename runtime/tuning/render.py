@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from runtime.table import Cells, table
 from runtime.tuning.records import Choice, Trial, Tuning
 
+BUSY_SHARE = 0.25
+"""From here on, as a share of the core budget, what others compute disturbs the figures."""
+
 
 def render(tuning: Tuning, left_out: Sequence[str]) -> list[str]:
     """Lines for people. `left_out` says what was not tried, and why."""
@@ -20,12 +23,18 @@ def render(tuning: Tuning, left_out: Sequence[str]) -> list[str]:
     lines += [f"failed    {trial.setup}: {trial.failure}" for trial in failed]
     lines += [f"left out  {reason}" for reason in left_out]
     lines += [f"agrees    {_agreement(trial)}" for trial in tuning.trials if (trial.agreement or 1) < 1]
+    if tuning.busy_cores is not None and tuning.busy_cores > BUSY_SHARE * tuning.cores:
+        lines.append(
+            f"busy      others kept {tuning.busy_cores:.1f} cores busy before: these are figures of a busy machine. Tune "
+            "again when it is quiet"
+        )
     return [*lines, *_choices(tuning)]
 
 
-def duration(seconds: float) -> str:
-    """Milliseconds with three digits."""
-    return f"{seconds * 1e3:.3g} ms"
+def milliseconds(seconds: float) -> str:
+    """Milliseconds with three digits, and never as a power of ten."""
+    value = seconds * 1e3
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _rows(tuning: Tuning) -> list[Cells]:
@@ -62,19 +71,19 @@ def _agreement(trial: Trial) -> str:
 def _choices(tuning: Tuning) -> list[str]:
     fastest = tuning.speed(tuning.fastest)
     rows = "1 row" if fastest.rows == 1 else f"{fastest.rows} rows"
-    lines = [f"fastest   {tuning.fastest.setup}: {rows} in {duration(fastest.p50_seconds)}"]
+    lines = [f"fastest   {tuning.fastest.setup}: {rows} in {milliseconds(fastest.p50_seconds)} ms"]
     target = tuning.target_p99_seconds
     if target is None:
         lines.append("chosen    the fastest, as no target was given")
     elif tuning.best is None:
         lines.append(
-            f"chosen    the fastest: NOTHING meets p99 <= {duration(target)}. Allow more time, give it more cores, or "
+            f"chosen    the fastest: NOTHING meets p99 <= {milliseconds(target)} ms. Allow more time, give it more cores, or "
             "serve a smaller network"
         )
     else:
         best = tuning.speed(tuning.best)
         lines.append(
             f"chosen    {tuning.best.setup}: {best.rows_per_second:,.0f} rows/s in batches of {best.rows}, "
-            f"p99 {duration(best.p99_seconds)} <= {duration(target)}"
+            f"p99 {milliseconds(best.p99_seconds)} ms <= {milliseconds(target)} ms"
         )
     return lines

@@ -3,6 +3,7 @@
 neurotrails tune models/fashion-mnist --target-p99 20ms
 """
 
+import os
 import re
 from typing import Annotated
 
@@ -90,6 +91,7 @@ def tune(
 
 def run(plan: Plan, progress: Progress) -> Tuning:
     """Measure, choose, and price the stages of what was chosen. Raises EngineError where no engine can run it."""
+    busy_cores = _busy_cores()
     trials = measure(plan, progress)
     chosen = [choice for choice in (best(trials, plan.target_p99_seconds), fastest(trials)) if choice is not None]
     winners = dict.fromkeys(choice.setup for choice in chosen)
@@ -102,6 +104,7 @@ def run(plan: Plan, progress: Progress) -> Tuning:
         artifact_sha256=plan.artifact.sha256,
         cpu=cpu()[0],
         cores=plan.cores,
+        busy_cores=busy_cores,
         tokens=plan.tokens,
         batch_sizes=plan.batch_sizes,
         target_p99_seconds=plan.target_p99_seconds,
@@ -122,3 +125,11 @@ def seconds_of(option: str, text: str) -> float:
 
 def _priced(plan: Plan, trial: Trial, progress: Progress, budget_seconds: float) -> Trial:
     return trial.model_copy(update={"costs": price(plan, trial.setup, progress, budget_seconds=budget_seconds)})
+
+
+def _busy_cores() -> float | None:
+    """Load average of the last minute; the measuring itself is not in it yet."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # not on every system, and not in every container
+        return None

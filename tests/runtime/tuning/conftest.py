@@ -37,6 +37,7 @@ def tuning_of(artifact: Artifact, *trials: Trial, cores: int = 1, best: Choice |
         artifact_sha256=artifact.sha256,
         cpu=cpu()[0],
         cores=cores,
+        busy_cores=0.1,
         tokens=0,
         batch_sizes=(1, 4),
         target_p99_seconds=0.02,

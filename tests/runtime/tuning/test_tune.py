@@ -16,6 +16,7 @@ from runtime.tuning.progress import Progress
 from runtime.tuning.records import Trial, Tuning
 from runtime.tuning.store import find_tuning, tuning_path, write_tuning
 from runtime.tuning.tune import seconds_of
+from tests.engines import ENGINE_NAMES
 from tests.runtime.tuning.conftest import setup, speed, tuning_of
 
 QUICK = ("--budget", "100ms", "--cores", "1", "--batch-size", "1", "--batch-size", "4")
@@ -260,3 +261,25 @@ def test_progress_moves_on_a_terminal_and_is_short_in_a_log() -> None:
     assert len(shown[3]) == len(shown[2]), "what was longer must be overwritten"
     assert shown[-2].strip() == ""
     assert len(shown[-2]) >= len(shown[-3].rstrip())
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.skipif(
+    "openvino" not in ENGINE_NAMES or "bf16" not in engine_class("openvino").precisions["fp32"],
+    reason="no engine computes in bf16 here",
+)
+def test_bf16_is_chosen_only_where_it_was_asked_for(image_artifact: Artifact) -> None:
+    options = ("--engine", "openvino", "--precision", "bf16")
+    assert main(["tune", str(image_artifact.folder), *QUICK, *options]) == 0
+    tuning = find_tuning(image_artifact, 1)
+    assert tuning is not None
+    [trial] = tuning.trials
+    assert trial.setup.precision == "bf16"
+    assert trial.agreement is not None
+    engine = load_engine(image_artifact, "auto", EngineOptions(cores=1, batch_sizes=(1,)))
+    assert (engine.name, engine.precision) == ("openvino", "bf16")
+    engine.close()
+    exact = load_engine(image_artifact, "auto", EngineOptions(cores=1, batch_sizes=(1,), precision="fp32"))
+    assert exact.precision == "fp32"
+    assert any("fp32 is asked for" in note for note in exact.notes)
+    exact.close()
