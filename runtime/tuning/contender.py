@@ -168,8 +168,8 @@ class _Runner:
         self._short[rows] = end - start < LONG_CALL_SECONDS
 
     def _together(self, rows: int, seconds: float) -> list[tuple[float, float]]:
-        """When each call began and ended, of as many threads as the setup has streams."""
-        lists = self._threads.map(lambda _: self._calls(rows, seconds), range(self._setup.streams))
+        """When each call began and ended, of as many threads as the engine can serve at a time."""
+        lists = self._threads.map(lambda _: self._calls(rows, seconds), range(self._loaded().concurrency))
         return list(chain.from_iterable(lists))
 
     def _calls(self, rows: int, seconds: float) -> list[tuple[float, float]]:

@@ -25,8 +25,8 @@ def render(tuning: Tuning, left_out: Sequence[str]) -> list[str]:
     lines += [f"agrees    {_agreement(trial)}" for trial in tuning.trials if (trial.agreement or 1) < 1]
     if tuning.busy_cores is not None and tuning.busy_cores > BUSY_SHARE * tuning.cores:
         lines.append(
-            f"busy      others kept {tuning.busy_cores:.1f} cores busy before: these are figures of a busy machine. Tune "
-            "again when it is quiet"
+            f"busy      others kept {tuning.busy_cores:.1f} cores busy before: these are figures of a busy machine. "
+            "Tune again when it is quiet"
         )
     return [*lines, *_choices(tuning)]
 
@@ -38,18 +38,14 @@ def milliseconds(seconds: float) -> str:
 
 
 def _rows(tuning: Tuning) -> list[Cells]:
-    rows: list[Cells] = [
-        ("engine", "precision", "cores", "streams", "batch", "p50 ms", "p99 ms", "rows/s", "calls", "")
-    ]
+    columns = ("engine", "precision", "cores", "streams", "batch", "p50 ms", "p99 ms", "rows/s", "calls", "")
+    rows: list[Cells] = [columns]
     for trial in tuning.trials:
         setup = trial.setup
         name = (setup.engine, setup.precision, str(setup.cores), str(setup.streams))
         for speed in trial.speeds:
-            figures = (
-                f"{speed.p50_seconds * 1e3:.3g}",
-                f"{speed.p99_seconds * 1e3:.3g}",
-                f"{speed.rows_per_second:,.0f}",
-            )
+            times = milliseconds(speed.p50_seconds), milliseconds(speed.p99_seconds)
+            figures = (*times, f"{speed.rows_per_second:,.0f}")
             rows.append((*name, str(speed.rows), *figures, str(speed.calls), _remark(tuning, trial, speed.rows)))
         if not trial.speeds:
             rows.append((*name, *["-"] * 5, "failed"))
@@ -77,8 +73,8 @@ def _choices(tuning: Tuning) -> list[str]:
         lines.append("chosen    the fastest, as no target was given")
     elif tuning.best is None:
         lines.append(
-            f"chosen    the fastest: NOTHING meets p99 <= {milliseconds(target)} ms. Allow more time, give it more cores, or "
-            "serve a smaller network"
+            f"chosen    the fastest: NOTHING meets p99 <= {milliseconds(target)} ms. Allow more time, give it more "
+            "cores, or serve a smaller network"
         )
     else:
         best = tuning.speed(tuning.best)

@@ -146,7 +146,8 @@ class WorkerEngine(Engine):
         first = self._pool.open([0], load)
         # No worker can change what the others compute with, whatever happens to it.
         fcntl.fcntl(self._constants, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-        rest = load.model_copy(update={"engine": first.info.name, "index": first.index})
+        same = replace(self.options, precision=first.info.precision)  # `auto` may have had another one in mind
+        rest = load.model_copy(update={"engine": first.info.name, "options": same, "index": first.index})
         self._pool.open(range(workers), rest)
         self._pool.keep()
         return first

@@ -1,8 +1,10 @@
 """Genuine tunings of tiny artifacts with a tiny budget: which engine wins is the machine's business, not the test's."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -13,9 +15,12 @@ from runtime.engines.base import EngineOptions
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
 from runtime.tuning.contender import Contender
 from runtime.tuning.progress import Progress
-from runtime.tuning.records import Trial, Tuning
+from runtime.tuning.records import Setup, Trial, Tuning
 from runtime.tuning.store import find_tuning, tuning_path, write_tuning
 from runtime.tuning.tune import seconds_of
+from runtime.verify import read_reference
+from runtime.workers.engine import load_workers
+from runtime.workers.slices import allowed_cpus
 from tests.engines import ENGINE_NAMES
 from tests.runtime.tuning.conftest import setup, speed, tuning_of
 
@@ -181,16 +186,15 @@ def test_impossible_options(
     assert problem in capsys.readouterr().err
 
 
-def put(artifact: Artifact, engine: str, **options: object) -> None:
-    """Put a made-up tuning into the cache."""
-    chosen = setup(engine, **options)
+def put(artifact: Artifact, chosen: Setup, budget: int = 2) -> None:
+    """Put a made-up tuning into the cache, for a budget of so many cores."""
     trial = Trial(setup=chosen, version="0.0", speeds=(speed(),))
-    write_tuning(tuning_path(artifact, 2), tuning_of(artifact, trial, cores=2), "")
+    write_tuning(tuning_path(artifact, budget), tuning_of(artifact, trial, cores=budget), "")
 
 
 @pytest.mark.usefixtures("cache")
 def test_auto_takes_over_all_that_was_tuned(image_artifact: Artifact) -> None:
-    put(image_artifact, "onnxruntime", cores=1, streams=2)
+    put(image_artifact, setup("onnxruntime", cores=1, streams=2))
     engine = load_engine(image_artifact, "auto", EngineOptions(cores=2, batch_sizes=(1,)))
     assert (engine.name, engine.options.cores, engine.concurrency) == ("onnxruntime", 1, 2)
     assert engine.batch_sizes == (1,), "these are the caller's"
@@ -207,10 +211,10 @@ def test_auto_takes_over_all_that_was_tuned(image_artifact: Artifact) -> None:
     ],
 )
 def test_where_the_tuned_engine_cannot_be_had_the_rule_decides(
-    image_artifact: Artifact, engine: str, options: dict[str, object], reason: str
+    image_artifact: Artifact, engine: str, options: dict[str, str], reason: str
 ) -> None:
     untuned = load_engine(image_artifact, "auto", EngineOptions(cores=1, batch_sizes=(1,)))
-    put(image_artifact, engine, **options)
+    put(image_artifact, setup(engine, **options))
     loaded = load_engine(image_artifact, "auto", EngineOptions(cores=2, batch_sizes=(1,), precision="fp32"))
     assert loaded.name == untuned.name
     [note] = [note for note in loaded.notes if "as tuned" in note]
@@ -230,7 +234,7 @@ def test_a_tuned_engine_that_has_gone_is_reported(
             raise error
         return engine_class(name)
 
-    put(image_artifact, "onnxruntime")
+    put(image_artifact, setup("onnxruntime"))
     monkeypatch.setattr("runtime.engines.engine_class", gone)
     engine = load_engine(image_artifact, "auto", EngineOptions(cores=2, batch_sizes=(1,)))
     assert engine.name == "native"
@@ -263,11 +267,35 @@ def test_progress_moves_on_a_terminal_and_is_short_in_a_log() -> None:
     assert len(shown[-2]) >= len(shown[-3].rstrip())
 
 
-@pytest.mark.usefixtures("cache")
-@pytest.mark.skipif(
+needs_bf16 = pytest.mark.skipif(
     "openvino" not in ENGINE_NAMES or "bf16" not in engine_class("openvino").precisions["fp32"],
     reason="no engine computes in bf16 here",
 )
+
+
+@needs_bf16
+@pytest.mark.usefixtures("cache")
+@pytest.mark.skipif(len(allowed_cpus()) < 2, reason="each worker needs a core of its own")
+def test_all_workers_compute_in_the_precision_that_was_tuned(image_artifact: Artifact) -> None:
+    put(image_artifact, setup("openvino", precision="bf16"), budget=1)
+    inputs, expected = read_reference(image_artifact)
+    engine = load_workers(image_artifact, "auto", EngineOptions(cores=2, batch_sizes=(32,)), workers=2)
+    assert engine.precision == "bf16"
+    together = Barrier(2)
+
+    def logits(_: int) -> bytes:
+        together.wait(60)
+        return engine.logits(inputs, 1)[0].tobytes()
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = set(pool.map(logits, range(20)))
+    engine.close()
+    assert len(answers) == 1, "the workers compute in different precisions"
+    assert answers != {expected[0].tobytes()}
+
+
+@needs_bf16
+@pytest.mark.usefixtures("cache")
 def test_bf16_is_chosen_only_where_it_was_asked_for(image_artifact: Artifact) -> None:
     options = ("--engine", "openvino", "--precision", "bf16")
     assert main(["tune", str(image_artifact.folder), *QUICK, *options]) == 0
