@@ -245,7 +245,7 @@ async function ask() {
   const type = input.image ? input.image.type || "application/octet-stream" : "application/json";
   for (const button of at("examples").querySelectorAll("button"))
     button.setAttribute("aria-pressed", button.dataset.name === input.example?.name);
-  if (input.example) remember(model, input.example, wish);
+  remember(model, input.example, wish);
   at("answer-panel").classList.add("busy");
   say("Asking…", { seen: at("answer").hidden });
   const started = performance.now();
@@ -267,6 +267,7 @@ async function ask() {
 }
 
 function remember(model, example, wish) {
+  if (!example) return history.replaceState(null, "", location.pathname);
   const parts = { model: model.name, example: example.name };
   if (wish.heads) parts.heads = wish.heads;
   if (wish.min_confidence) parts.confidence = Math.round(100 * wish.min_confidence);
@@ -312,7 +313,8 @@ async function showAnswer(reply, elapsed, query) {
   await showSeen(input, model);
   const truth = input.example?.label;
   at("truth").textContent = truth
-    ? `In truth: ${truth}. ${truth === prediction.label ? "The vote is right." : "The vote is wrong."}` : "";
+    ? `In truth: ${truth}. ${truth === prediction.label ? "The vote is right." : "The vote is wrong."}`
+    : "Your own input: the model may be sure and wrong. Mind what it cannot do.";
   at("verdict-label").textContent = prediction.label;
   at("verdict-probability").textContent = percent(prediction.probability);
   const why = STOPPED[prediction.stopped_by]?.(prediction.heads_used, prediction.heads_total)

@@ -167,7 +167,8 @@ def test_a_text_of_ones_own(page: Page) -> None:
     page.wait(ANSWERED)
     assert page.text("#verdict-label") == "rec.sport.hockey"
     assert "<b>tonight</b>" in page.text("#seen-text")
-    assert page.text("#truth") == ""
+    assert page.text("#truth") == "Your own input: the model may be sure and wrong. Mind what it cannot do."
+    assert page.evaluate("location.hash") == ""
     assert len(rows(page, "vote")) == 5
 
 
@@ -178,7 +179,8 @@ def test_a_photo_is_answered_with_a_warning_beside_it(page: Page, tmp_path: Path
     assert "names one of them for everything" in page.text("#limits")
     page.choose_file("#file", photo)
     page.wait(ANSWERED)
-    assert page.text("#truth") == ""
+    assert page.text("#truth") == "Your own input: the model may be sure and wrong. Mind what it cannot do."
+    assert page.evaluate("location.hash") == ""
     assert page.text("#reduced-caption") == "About what the model sees: 28 x 28 in grey"
     pixels = page.evaluate(
         "[...document.getElementById('reduced').getContext('2d').getImageData(0, 0, 28, 28).data.slice(0, 4000)]"
