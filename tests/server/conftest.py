@@ -8,6 +8,7 @@ import pytest
 
 from tests.artifacts import write_tiny_image_artifact, write_tiny_text_artifact
 from tests.engines import ENGINE_NAMES
+from tests.server.gate import Gate
 from tests.server.service import Direct, Service
 
 
@@ -23,6 +24,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine_name(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate()
+    monkeypatch.setattr("server.models.load_engine", gate.load)
+    yield gate
+    gate.release()
 
 
 @pytest.fixture(scope="session")

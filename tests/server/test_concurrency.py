@@ -1,7 +1,5 @@
 """Many requests at once each get their own answer, and the event loop computes nothing."""
 
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,44 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime.artifact import Artifact
-from runtime.engines import load_engine
-from runtime.engines.base import Engine, EngineOptions, Features, Tensors
 from runtime.errors import EngineError
+from tests.server.gate import Gate
 from tests.server.inputs import image_file, text
 from tests.server.service import Direct, Service
-
-
-class Gate:
-    """Holds or breaks the real engines that pass through it, on demand."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self.open.set()
-        self.entered = threading.Semaphore(0)
-        self.failure: Exception | None = None
-
-    def load(self, artifact: Artifact, name: str, options: EngineOptions) -> Engine:
-        engine = load_engine(artifact, name, options)
-        trunk = engine.trunk
-
-        def gated(inputs: Tensors) -> Features:
-            self.entered.release()
-            self.open.wait()
-            if self.failure is not None:
-                raise self.failure
-            return trunk(inputs)
-
-        engine.trunk = gated  # type: ignore[method-assign]
-        return engine
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate = Gate()
-    monkeypatch.setattr("server.models.load_engine", gate.load)
-    yield gate
-    gate.open.set()
 
 
 def test_each_request_gets_its_own_answer(client: httpx.Client, images: Direct, texts: Direct) -> None:
@@ -73,8 +37,7 @@ def test_each_request_gets_its_own_answer(client: httpx.Client, images: Direct, 
 def test_probes_answer_while_an_engine_computes(models: Path, gate: Gate) -> None:
     with Service(models) as service, ThreadPoolExecutor(1) as pool:
         client = service.wait().client
-        while gate.entered.acquire(blocking=False):  # the warm-up
-            pass
+        gate.forget()
         gate.open.clear()
         slow = pool.submit(client.post, "/predict", content=image_file(0))
         gate.entered.acquire()
@@ -142,8 +105,7 @@ def test_open_requests_finish_when_the_service_stops(models: Path, gate: Gate) -
     with ThreadPoolExecutor(1) as pool:
         with Service(models) as service:
             client = httpx.Client(base_url=service.wait().client.base_url, timeout=60)
-            while gate.entered.acquire(blocking=False):
-                pass
+            gate.forget()
             gate.open.clear()
             slow = pool.submit(client.post, "/predict", content=image_file(0))
             gate.entered.acquire()
