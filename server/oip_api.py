@@ -4,10 +4,9 @@ curl 127.0.0.1:8000/v2/models/newsgroups/infer -d '{"inputs": [
     {"name": "input", "datatype": "BYTES", "shape": [1], "data": ["The goalkeeper saved two penalties."]}]}'
 """
 
-import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Never
+from typing import Any, Never
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -21,6 +20,18 @@ from server.oip.codec import refuse, shown
 from server.oip.describe import model_config, model_metadata, server_metadata
 from server.oip.reply import choose_outputs, write_reply
 from server.oip.request import PROTOCOL_PARAMETERS, InferRequest, WantedOutput, read_request
+from server.oip.schema import (
+    INFER_BODY,
+    PATH_PARAMETERS,
+    InferReply,
+    LiveReply,
+    ModelReadyReply,
+    OpenErrorReply,
+    OpenModelReply,
+    ReadyReply,
+    ServerReply,
+    StatisticsReply,
+)
 from server.oip.statistics import Statistics
 from server.predict_api import parameters_of, read_values, server_timing
 from server.settings import Settings
@@ -33,6 +44,17 @@ INLINE_BYTES = 16_384
 """Requests of at most this size are read on the event loop: handing them to a thread would cost more."""
 INLINE_NUMBERS = 1024
 """The same for replies: rows times classes."""
+ERRORS = {
+    400: "The request is malformed or asks for what does not exist.",
+    404: "There is no such model, or not in this version.",
+    408: "The body did not arrive in time.",
+    413: "Too many bytes, values, inputs, pixels or characters.",
+    415: "The data is no image, or the body has a Content-Encoding that is not read.",
+    429: "Too much waits to answer in time; see Retry-After.",
+    500: "The engine failed.",
+    503: "The models are still loading, or the server is shutting down.",
+    504: "The answer was not there within the timeout.",
+}
 ADMIN_ONLY = (
     "/v2/repository/index",
     "/v2/repository/models/{name}/load",
@@ -43,20 +65,43 @@ ADMIN_ONLY = (
 def add_oip_api(app: FastAPI, core: Core, decoder: Decoder, settings: Settings) -> None:
     """Add the routes to `app`."""
     api = _OpenInference(core, decoder, settings)
-    add = functools.partial(app.add_api_route, include_in_schema=False, response_model=None)
-    get, post = (functools.partial(add, methods=[verb]) for verb in ("GET", "POST"))
-    get("/v2", api.server)
-    get("/v2/health/live", api.live)
-    get("/v2/health/ready", api.ready)
-    get("/v2/models/stats", api.all_statistics)
-    for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        get(model, api.model)
-        get(f"{model}/ready", api.model_ready)
-        get(f"{model}/config", api.config)
-        get(f"{model}/stats", api.model_statistics)
-        post(f"{model}/infer", api.infer)
+    _add(app, "/v2", api.server, ServerReply, "server", "Describe the server")
+    _add(app, "/v2/health/live", api.live, LiveReply, "live", "Is the process alive?")
+    _add(app, "/v2/health/ready", api.ready, ReadyReply, "ready", "Are all models warm?", 503)
+    _add(app, "/v2/models/stats", api.all_statistics, StatisticsReply, "statistics", "What the models have done", 503)
+    for model, which in (("/v2/models/{name}", "model"), ("/v2/models/{name}/versions/{version}", "version")):
+        _add(app, model, api.model, OpenModelReply, which, "Describe a model", 404, 503)
+        _add(app, f"{model}/ready", api.model_ready, ModelReadyReply, f"{which}_ready", "Is a model warm?", 404, 503)
+        _add(
+            app, f"{model}/config", api.config, dict[str, Any], f"{which}_config", "Configuration of a model", 404, 503
+        )
+        _add(
+            app, f"{model}/stats", api.model_statistics, StatisticsReply, f"{which}_stats", "What it has done", 404, 503
+        )
+        _add(app, f"{model}/infer", api.infer, InferReply, f"{which}_infer", "Predict rows", *ERRORS)
     for path in ADMIN_ONLY:
-        post(path, refuse_administration)
+        app.add_api_route(path, refuse_administration, methods=["POST"], include_in_schema=False, response_model=None)
+
+
+def _add(
+    app: FastAPI, path: str, endpoint: Callable[..., Any], reply: Any, operation: str, summary: str, *errors: int
+) -> None:
+    """Add one route and describe it; predictions are posted, everything else is asked for."""
+    infers = path.endswith("/infer")
+    extra: dict[str, Any] = {"parameters": [PATH_PARAMETERS[name] for name in PATH_PARAMETERS if f"{{{name}}}" in path]}
+    if infers:
+        extra["requestBody"] = INFER_BODY
+    app.add_api_route(
+        path,
+        endpoint,
+        methods=["POST" if infers else "GET"],
+        operation_id=f"open_inference_{operation}",
+        tags=["Open Inference Protocol"],
+        summary=summary,
+        response_model=reply,
+        responses={status: {"model": OpenErrorReply, "description": ERRORS[status]} for status in errors},
+        openapi_extra=extra,
+    )
 
 
 async def refuse_administration(request: Request) -> Never:

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,21 @@ import numpy as np
 import pytest
 
 from runtime.preprocess import ImagePreprocessor
+from server.oip.schema import (
+    InferReply,
+    LiveReply,
+    ModelReadyReply,
+    OpenModelReply,
+    ReadyReply,
+    ServerReply,
+    StatisticsReply,
+)
+from server.schema import Shape
 from tests.artifacts import SIDE
 from tests.server.oip.wire import FILES, HEADER, INFER, WORDS, binary, document, elements, outputs, refused
 from tests.server.service import Direct, Service
+
+MODEL = "/v2/models/{name}"
 
 pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session")  # all answer alike
 
@@ -234,3 +247,29 @@ def test_target_accuracy(client: httpx.Client, texts: Direct) -> None:
     assert "head_probabilities" not in found
     reply = client.post(INFER.format("tiny-text"), json=document(WORDS, parameters={"target_accuracy": 1.0}))
     refused(reply, 400, "target_accuracy")
+
+
+def test_openapi_describes_the_replies(client: httpx.Client) -> None:
+    document_ = client.get("/openapi.json").json()
+    shapes: dict[str, type[Shape]] = {
+        shape.__name__: shape
+        for shape in (ServerReply, LiveReply, ReadyReply, OpenModelReply, ModelReadyReply, StatisticsReply, InferReply)
+    }
+    own = {path for path in document_["paths"] if path.startswith("/v2")}
+    for prefix in (MODEL, f"{MODEL}/versions/{{version}}"):
+        assert own >= {prefix + end for end in ("", "/ready", "/config", "/stats", "/infer")}
+    for path in own:
+        url = path.format(name="tiny-text", version="1")
+        [(method, operation)] = document_["paths"][path].items()
+        assert [parameter["name"] for parameter in operation["parameters"]] == re.findall(r"{(\w+)}", path)
+        example = operation["requestBody"]["content"]["application/json"]["example"] if method == "post" else None
+        reply = client.request(method, url, json=example)
+        assert reply.status_code == 200, reply.text
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        if "$ref" in schema:
+            shapes[schema["$ref"].rsplit("/", 1)[-1]].model_validate_json(reply.content)
+        else:
+            assert path.endswith("/config")
+        for status in set(operation["responses"]) - {"200"}:
+            [content] = operation["responses"][status]["content"].values()
+            assert content["schema"]["$ref"].endswith("/OpenErrorReply")
