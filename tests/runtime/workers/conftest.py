@@ -26,7 +26,7 @@ def start(artifact: Artifact, name: str, workers: int = 2, *, streams: int = 1) 
         ).result()
 
 
-@pytest.fixture(scope="module", params=["native-image", "onnxruntime-text"])
+@pytest.fixture(scope="package", params=["native-image", "onnxruntime-text"])
 def workers(
     request: pytest.FixtureRequest, image_artifact: Artifact, text_artifact: Artifact
 ) -> Iterator[WorkerEngine]:

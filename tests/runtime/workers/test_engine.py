@@ -27,7 +27,7 @@ from tests.runtime.workers.conftest import eventually, start
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def local(workers: WorkerEngine) -> Iterator[Engine]:
     """The same engine in this process."""
     options = replace(workers.options, cores=1, streams=1)

@@ -165,7 +165,7 @@ def test_workers_that_cannot_load_fail_the_engine_until_they_can(image_folder: P
         engine.close()
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(3)", "pass"])
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "pass"])
 def test_no_worker_outlives_its_parent(image_artifact: Artifact, end: str) -> None:
     """Not even one that is stopped, or whose parent forgets to close it."""
     script = f"""
