@@ -6,6 +6,7 @@ import faulthandler
 import os
 import resource
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def bind(parent: int, cpus: Sequence[int]) -> None:
     """
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    os.sched_setaffinity(0, cpus)
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:  # somebody has taken these CPUs away since the parent started: better slow than not at all
+        print(f"Not pinned to CPU(s) {', '.join(map(str, cpus))}: {error}.", file=sys.stderr, flush=True)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -18,7 +18,7 @@ from runtime.workers.wire import Lane, Load, Ready
 logger = logging.getLogger("neurotrails")
 
 HEALTHY_SECONDS = 60.0
-"""A worker that has lived this long is replaced at once; each one that has not delays the next a little more."""
+"""A worker that was ready for so long is replaced at once; each one that was not delays the next a little more."""
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.25, 30.0
 LOAD_ATTEMPTS = 3
 """So many failures to load in a row, and a place counts as lost. Attempts go on, ever more rarely."""
@@ -35,10 +35,12 @@ class _Place:
     worker: Worker | None = None
     ready: Ready | None = None
     """What the worker said when it had loaded; None: it has not."""
+    since: float = 0.0
+    """When that was (monotonic)."""
     due: float | None = None
     """When to start the next worker, and when the present one must have loaded (monotonic)."""
     setbacks: int = 0
-    """Workers in a row that ended before they were `HEALTHY_SECONDS` old."""
+    """Workers in a row that ended before they had been ready for `HEALTHY_SECONDS`."""
     failures: int = 0
     """Loads in a row that failed."""
     error: NeurotrailsError | None = None
@@ -166,7 +168,12 @@ class Pool:
                 for place in self._places:
                     if not self._closed and place.due is not None and time.monotonic() >= place.due:
                         self._act(place)
+        except Exception:
+            logger.exception("The workers of %s are no longer kept: this is a bug.", self.name)
         finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()  # without the keeper a call could wait for ever
             for place in self._places:
                 if place.worker is not None:
                     self._bury(place, place.worker)
@@ -216,12 +223,13 @@ class Pool:
         cpus = ", ".join(map(str, place.part.cpus))
         logger.info("%s is ready: process %d on CPU(s) %s.", place.name, worker.pid, cpus)
         with self._changed:
-            place.ready, place.due, place.failures, place.error = said, None, 0, None
+            place.ready, place.since, place.due = said, time.monotonic(), None
+            place.failures, place.error = 0, None
             self._changed.notify_all()
 
     def _replace(self, place: _Place, worker: Worker, error: NeurotrailsError | None) -> None:
         """Bury a worker that has ended and plan the next one; `error`: why it could not load, None if it had."""
-        if time.monotonic() - worker.started > HEALTHY_SECONDS:
+        if place.ready is not None and time.monotonic() - place.since > HEALTHY_SECONDS:
             place.setbacks = 0
         self._bury(place, worker)
         self._delay(place, error)

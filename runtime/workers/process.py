@@ -38,7 +38,6 @@ class Worker:
     def __init__(self, name: str, part: Slice, load: Load, lanes: int) -> None:
         """Start a process and tell it what to load, over that many lanes; `name` is for messages."""
         self.name = name
-        self.started = time.monotonic()
         self.dead = False
         """Set once nothing more is to be expected of it."""
         self._made = itertools.count(1)

@@ -111,6 +111,17 @@ def test_a_worker_that_does_not_load_in_time_is_an_error(image_artifact: Artifac
         )
 
 
+def test_a_worker_whose_cpus_are_gone_says_so_and_computes(
+    image_artifact: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = [Slice((1000,), 1)]
+    options = EngineOptions(cores=1)
+    engine = WorkerEngine(image_artifact, "native", options, parts, call_timeout_seconds=60, load_timeout_seconds=600)
+    assert _features(engine).rows == 32
+    engine.close()
+    assert any(line.startswith("Worker 0 of tiny-image: Not pinned to CPU(s) 1000") for line in caplog.messages)
+
+
 def test_calls_wait_while_there_is_no_worker(workers: WorkerEngine) -> None:
     for pid in workers.pids:
         os.kill(pid, signal.SIGKILL)
@@ -144,6 +155,21 @@ def test_close_ends_workers_and_calls(image_artifact: Artifact) -> None:
     with pytest.raises(EngineError, match="have been closed"):
         _features(engine)
     engine.close()
+
+
+def test_without_its_keeper_a_pool_ends_rather_than_hangs(
+    image_artifact: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = start(image_artifact, "native", workers=1)
+    [pid] = engine.pids
+    engine._pool._selector.close()
+    os.kill(pid, signal.SIGKILL)  # wakes the keeper up
+    eventually(lambda: engine._pool._closed)
+    with pytest.raises(EngineError, match="have been closed"):
+        _features(engine)
+    assert any("no longer kept" in line for line in caplog.messages)
+    engine.close()
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_workers_that_cannot_load_fail_the_engine_until_they_can(image_folder: Path) -> None:
