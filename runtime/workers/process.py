@@ -58,7 +58,7 @@ class Worker:
             order.write(load.model_copy(update={"lanes": descriptors}).model_dump_json().encode())
             order.seek(0)
             self._process = subprocess.Popen(  # never a fork of this process: it has threads
-                [sys.executable, "-c", source],
+                [sys.executable, "-c", source, name],  # the name is for whoever looks at a list of processes
                 stdin=order,  # not through a channel, where a long message waits until the process reads it
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -30,7 +30,7 @@ def ends() -> Iterator[tuple[Segment, Segment]]:
 
 
 @given(tensors=TENSORS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(max_examples=50)
 def test_what_is_written_is_read(ends: tuple[Segment, Segment], tensors: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
     ours, theirs = ends
     found = theirs.read(ours.write(tensors))
