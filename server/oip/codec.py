@@ -93,7 +93,7 @@ def parse_json(data: bytes) -> dict[str, Any]:
         if depth > MAX_DEPTH:
             refuse("bad_json", f"The JSON nests deeper than {MAX_DEPTH} levels.")
     try:
-        document = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        document = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("bad_json", f"The request is not valid JSON: {error}.") from error
     if not isinstance(document, dict):

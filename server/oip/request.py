@@ -9,6 +9,7 @@ Every model takes one input tensor, named INPUT, whose datatype says what it hol
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ TAKES: Mapping[str, tuple[Datatype, ...]] = {"image": ("BYTES", "FP32", "UINT8")
 """The datatypes of INPUT by the modality of the model."""
 
 MAX_ID_CHARACTERS = 256
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair, which JSON can write and UTF-8 cannot."""
 
 REQUEST_FIELDS = ("id", "inputs", "outputs", "parameters", "model_name", "model_version")
 """The last two are in the path already; some clients write them here too."""
@@ -204,7 +207,7 @@ def _outputs(given: object, default_binary: bool) -> tuple[WantedOutput, ...] | 
         name = document["name"]
         where = f"output {shown(name)}"
         if name in wanted:
-            refuse("bad_outputs", f"{where.capitalize()} is asked for more than once.")
+            refuse("bad_outputs", f"The {where} is asked for more than once.")
         _check_fields(document, OUTPUT_FIELDS, where)
         parameters = _parameters(document, OUTPUT_PARAMETERS, where)
         classes = parameters.get("classification")
@@ -248,7 +251,7 @@ def _flag(parameters: Mapping[str, Scalar], name: str, default: bool) -> bool:
 def _id(given: object) -> str | None:
     if given is None:
         return None
-    if not isinstance(given, str) or len(given) > MAX_ID_CHARACTERS:
+    if not isinstance(given, str) or len(given) > MAX_ID_CHARACTERS or SURROGATE.search(given):
         refuse("bad_id", f"id must be a string of at most {MAX_ID_CHARACTERS} characters, not {shown(given)}.")
     return given
 

@@ -93,6 +93,12 @@ MALFORMED: list[tuple[Any, int, list[str]]] = [
     ({"inputs": [TENSOR], "outputs": [{"name": "label", "parameters": {"binary_data": 1}}]}, 400, ["binary_data", "1"]),
     ({"inputs": [TENSOR], "id": 7}, 400, ["id", "7"]),
     ({"inputs": [TENSOR], "id": "x" * 257}, 400, ["256"]),
+    ({"inputs": [TENSOR], "id": "a\ud800"}, 400, ["id", "ud800"]),
+    ({"inputs": [TENSOR], "outputs": [{"name": "\ud800"}]}, 400, ["ud800"]),
+    ({"inputs": [TENSOR], "\ud800": 1}, 400, ["ud800"]),
+    ({"inputs": [TENSOR], "parameters": {"\ud800": 1}}, 400, ["ud800"]),
+    ({"inputs": [TENSOR], "parameters": {"heads": "\ud800"}}, 400, ["ud800"]),
+    ({"inputs": [TENSOR], "parameters": {"timeout": "\ud800"}}, 400, ["ud800"]),
     ({"inputs": [TENSOR], "parameters": {"hedas": 1}}, 400, ["'hedas'", "heads"]),
     ({"inputs": [TENSOR], "parameters": {"heads": 4}}, 400, ["1 to 3", "4"]),
     ({"inputs": [TENSOR], "parameters": {"heads": [1]}}, 400, ["heads", "single"]),
@@ -106,7 +112,7 @@ MALFORMED: list[tuple[Any, int, list[str]]] = [
 
 @pytest.mark.parametrize(("request_", "status", "words"), MALFORMED)
 def test_malformed_requests(client: httpx.Client, request_: Any, status: int, words: list[str]) -> None:
-    refused(client.post(INFER.format("tiny-text"), json=request_), status, *words)
+    refused(client.post(INFER.format("tiny-text"), content=json.dumps(request_)), status, *words)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,10 @@ def test_json_of_very_many_values_is_refused_before_it_is_read(value: bytes) -> 
         parse_json(b"[" + value * (MAX_VALUES + 1))
 
 
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
 def test_brackets_in_strings_are_no_nesting() -> None:
     assert parse_json(b'{"a": "\\"' + b"[{" * 50 + b'"}') == {"a": '"' + "[{" * 50}
 
