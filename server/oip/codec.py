@@ -7,7 +7,7 @@ Nothing here raises anything but InvalidRequest, and TooLarge for JSON of too ma
 
 import json
 import math
-import re
+import reprlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,17 +28,16 @@ NUMBERS: Mapping[str, np.dtype[Any]] = {
 }
 """Datatype -> layout of one number, for all datatypes that are numbers."""
 
-MAX_DEPTH = 32
-"""Deepest nesting of JSON that is read; a tensor of four dimensions takes eight."""
-
-MAX_VALUES = 1_000_000
+MAX_VALUES = 250_000
 """Most values in one JSON: each takes a Python object, and no other request is served while they are made."""
 MAX_DIMENSIONS = 8
 MAX_SIZE = 2**31 - 1
 
 _LENGTH = struct.Struct("<I")
-# A string that is never closed reaches to the end, so that each byte is looked at once.
-_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxlevel = 3
+_SHORT.maxlist = MAX_DIMENSIONS
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ def refuse(code: str, message: str) -> Never:
 
 
 def shown(value: object) -> str:
-    """A value as an error may repeat it: on one line and short."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """A value as an error may repeat it: on one line and short, however large or deep it is."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def split_body(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
@@ -78,23 +77,19 @@ def split_body(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """Read one JSON object. NaN and infinite numbers are refused, and so is what is deeper or longer than the limits.
+    """Read one JSON object. NaN and infinite numbers are refused. Raises InvalidRequest, or TooLarge beyond MAX_VALUES.
 
-    Raises InvalidRequest, or TooLarge for more than MAX_VALUES values.
+    The parser bounds the depth; whoever reads the object knows how deep each of its fields may be.
     """
     if data.count(b",") + data.count(b"[") > MAX_VALUES:
         raise TooLarge(
             "too_many_values", f"The JSON holds more than {MAX_VALUES} values; send large tensors as binary data."
         )
-    depth = 0
-    for match in _BRACKETS.finditer(data):
-        token = match[0]
-        depth += (token in b"[{") - (token in b"]}") if len(token) == 1 else 0
-        if depth > MAX_DEPTH:
-            refuse("bad_json", f"The JSON nests deeper than {MAX_DEPTH} levels.")
     try:
         document = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise InvalidRequest("bad_json", "The JSON nests too many lists or objects inside each other.") from error
+    except ValueError as error:
         raise InvalidRequest("bad_json", f"The request is not valid JSON: {error}.") from error
     if not isinstance(document, dict):
         refuse("bad_json", f"The JSON must be an object, not {shown(document)}.")
@@ -193,6 +188,8 @@ def _flatten(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
     """Flatten nested lists, which must be nested as `shape` says; flat ones pass."""
     lengths = [len(data)]
     while any(isinstance(value, list) for value in data):
+        if len(lengths) == MAX_DIMENSIONS:
+            refuse("bad_data", f"Tensor {name!r}: data nests lists deeper than {MAX_DIMENSIONS} levels.")
         if not all(isinstance(value, list) for value in data) or len({len(value) for value in data}) != 1:
             refuse("bad_data", f"Tensor {name!r}: data must nest lists of equal lengths, as a tensor does.")
         lengths.append(len(data[0]))

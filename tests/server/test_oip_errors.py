@@ -120,7 +120,8 @@ def test_malformed_requests(client: httpx.Client, request_: Any, status: int, wo
     [
         (b"", {}, 400, ["JSON"]),
         (b'{"inputs": NaN}', {}, 400, ["NaN"]),
-        (b'{"inputs": [' + b"[" * 50, {}, 400, ["nests deeper"]),
+        (b'{"inputs": [' + b"[" * 50_000, {}, 400, ["nests too many"]),
+        (b'{"inputs": ' + b"[" * 500 + b"]" * 500 + b"}", {}, 400, ["[[["]),
         (b"{}", {HEADER: "3"}, 400, ["3", "2 bytes"]),
         (b"{}", {HEADER: "-1"}, 400, ["whole number", "-1"]),
         (b"{}", {HEADER: "0"}, 400, ["JSON"]),
