@@ -47,6 +47,8 @@ class Page:
     temperatures: Table
     calibrated_on: str
     quantization: Sequence[tuple[str, str]]
+    """Empty for an artifact that is not quantized."""
+    quantization_tables: Sequence[tuple[str, Table]]
     provenance: Sequence[tuple[str, str]]
     files: Table
 
@@ -79,6 +81,8 @@ def describe(inspection: Inspection) -> Page:
     """Gather what the page shows."""
     manifest = inspection.manifest
     metrics = manifest.evaluation
+    quantized = getattr(manifest, "quantization", None)
+    quantization = {} if quantized is None else quantized.model_dump()
     exits = exit_figure(manifest.early_exit, f"Measured on {_measured(manifest.early_exit)}.")
     return Page(
         title=f"{manifest.name} {manifest.version}",
@@ -117,7 +121,8 @@ def describe(inspection: Inspection) -> Page:
             [(str(count), f"{value:.4f}") for count, value in enumerate(manifest.calibration.temperatures, 1)],
         ),
         calibrated_on=_calibrated_on(manifest),
-        quantization=_flat(getattr(manifest, "quantization", None)),
+        quantization=_facts_of(quantization),
+        quantization_tables=_tables_of(quantization),
         provenance=_provenance(manifest),
         files=Table(
             ("file", "bytes", "sha256"),
@@ -231,14 +236,29 @@ def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
     ]
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Fields of a record, nested ones with a dotted name; nothing for None."""
-    if value is None:
-        return []
-    fields = value.model_dump() if hasattr(value, "model_dump") else value
-    if not isinstance(fields, Mapping):
-        return [(name, _text(fields))]
-    return [pair for key, field in fields.items() for pair in _flat(field, f"{name}.{key}" if name else str(key))]
+def _facts_of(record: Mapping[str, Any], name: str = "") -> list[tuple[str, str]]:
+    """Fields of a record, those of records in it with a dotted name; lists of records are left to `_tables_of`."""
+    facts = []
+    for key, value in record.items():
+        full = f"{name}.{key}" if name else key
+        if isinstance(value, Mapping):
+            facts += _facts_of(value, full)
+        elif not _is_records(value):
+            facts.append((full, _text(value)))
+    return facts
+
+
+def _tables_of(record: Mapping[str, Any]) -> list[tuple[str, Table]]:
+    """Name and rows of each list of records, numbered from 0."""
+    return [
+        (key, Table(("", *value[0]), [(str(index), *map(_text, row.values())) for index, row in enumerate(value)]))
+        for key, value in record.items()
+        if _is_records(value)
+    ]
+
+
+def _is_records(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, Mapping) for one in value)
 
 
 def _is_page(file: Path) -> bool:
@@ -253,7 +273,9 @@ def _measured(what: Calibration | EarlyExit) -> str:
 
 
 def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _count(count: int | None) -> str:

@@ -108,9 +108,15 @@ def test_quantization_is_shown_where_the_manifest_has_it(image_artifact: Artifac
         rows: int = 128
         kept_higher: tuple[str, ...] = ("stem", "classifier")
 
+    class Flips(Record):
+        flips: int
+        share: float
+
     class Quantization(Record):
         method: str = "static"
         calibrated: Calibrated = Calibrated()
+        head_flips: tuple[Flips, ...] = (Flips(flips=7, share=0.0123456), Flips(flips=8, share=0.5))
+        none: tuple[Flips, ...] = ()
 
     inspection = examine(image_artifact)
     assert "Quantization" not in Reader(page.render(inspection).decode()).text
@@ -120,7 +126,12 @@ def test_quantization_is_shown_where_the_manifest_has_it(image_artifact: Artifac
         ("method", "static"),
         ("calibrated.rows", "128"),
         ("calibrated.kept_higher", "stem, classifier"),
+        ("none", "none"),
     ]
+    [(name, table)] = described.quantization_tables
+    assert name == "head_flips"
+    assert list(table.columns) == ["", "flips", "share"]
+    assert list(table.rows) == [("0", "7", "0.0123456"), ("1", "8", "0.5")]
     assert "Quantization" in Reader(page.render(replace(inspection, manifest=manifest)).decode()).text
 
 
