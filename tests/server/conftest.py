@@ -58,3 +58,10 @@ def texts(models: Path, engine_name: str) -> Iterator[Direct]:
     direct = Direct(models / "tiny-text", engine_name)
     yield direct
     direct.close()
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Iterator[Service]:
+    """A service on the artifacts that ship with the repository."""
+    with Service(Path("models"), engine="onnxruntime") as running:
+        yield running.wait()

@@ -38,7 +38,7 @@ def texts() -> Iterator[Direct]:
 
 
 @pytest.fixture(scope="module")
-def session(images: Direct, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def session(shipped: Service, images: Direct, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a client saw in one session."""
     files = [Path("examples", name).read_bytes() for name in FILES]
     requests = {
@@ -50,10 +50,8 @@ def session(images: Direct, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     }
     path = tmp_path_factory.mktemp("tritonclient") / "requests.json"
     path.write_text(json.dumps(requests))
-    with Service(Path("models"), engine=ENGINE) as service:
-        service.wait()
-        command = [sys.executable, str(SESSION), f"127.0.0.1:{service.port}", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, str(SESSION), f"127.0.0.1:{shipped.port}", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

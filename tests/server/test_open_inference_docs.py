@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,9 @@ BLOCKS = {
 ADDRESS = "127.0.0.1:8000"
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with Service(Path("models"), engine="onnxruntime", batch_sizes=(1, 2)) as service:
-        service.wait()
-        yield f"127.0.0.1:{service.port}"
+@pytest.fixture
+def address(shipped: Service) -> str:
+    return f"127.0.0.1:{shipped.port}"
 
 
 def column(heading: str) -> list[str]:
