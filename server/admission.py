@@ -141,11 +141,14 @@ def admit(
 ) -> Refusal | None:
     """Decide on `rows` more: None admits them, if all can be done in `seconds_left` with as few heads as allowed.
 
-    A backlog of nothing admits always: what is estimated could be wrong, and only computing shows by how much.
+    A row is done when its batch is, which rows that come later may fill up. A backlog of nothing admits always: what is
+    estimated could be wrong, and only computing shows by how much.
     """
     if not backlog.rows:
         return None
-    own = costs.seconds(rows, heads or policy.floor, tokens)
+    voting = heads or policy.floor
+    batch = costs.good_rows(backlog.rows + rows, voting, tokens)
+    own = max(costs.seconds(rows, voting, tokens), costs.batch_seconds(batch, voting, tokens))
     total = backlog.seconds(costs, policy.floor) / policy.workers + own
     excess = backlog.rows + rows - policy.most_waiting
     if excess > 0:

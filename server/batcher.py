@@ -18,6 +18,9 @@ from runtime.preprocess import Row
 from server.admission import Backlog, Costs, Policy, choose_heads, pace
 from server.metrics import Observer
 
+HOPELESS = 0.7
+"""Rows with less than this part of a batch's estimated time left would be late by far."""
+
 
 class Expired(Exception):  # noqa: N818 - reads as a statement
     """The deadline of a row passed before its prediction was there."""
@@ -164,7 +167,8 @@ class Batcher:
             heads = self._costs.heads_total if limit is None else limit.heads
             share = math.ceil(len(line) / self._idle)  # idle workers divide what waits
             tokens = next(iter(line.values())).tokens
-            batch = self._take(line, self._costs.good_rows(share, heads, tokens))
+            count = self._costs.good_rows(share, heads, tokens)
+            batch = self._take(line, count, self._costs.batch_seconds(count, heads, tokens))
             if batch:
                 self._idle -= 1
                 task = asyncio.get_running_loop().create_task(self._run(batch, tokens, limit))
@@ -184,18 +188,24 @@ class Batcher:
         batch_rows = min(len(seconds_left), self._costs.most_rows)
         return choose_heads(self._costs, self._waiting, self._policy, seconds_per_row=pace(seconds_left, batch_rows))
 
-    def _take(self, line: OrderedDict[int, _Place], count: int) -> list[_Place]:
-        """The first `count` rows of a line that still want an answer."""
+    def _take(self, line: OrderedDict[int, _Place], count: int, seconds: float) -> list[_Place]:
+        """The first `count` rows of a line that still want an answer and can have it in time.
+
+        Rows that would be late by far, if the batch takes as long as estimated, make room for others: computed or not,
+        they get their 504. Where there are no others they are computed, as the estimate may be wrong.
+        """
         now = self._clock()
         taken: list[_Place] = []
+        late: list[_Place] = []
         while line and len(taken) < count:
             place = next(iter(line.values()))
             self._leave(place)
-            if not place.answer.done() and place.ticket.deadline <= now:  # its timer is late
+            left = place.ticket.deadline - now
+            if not place.answer.done() and left <= 0:  # its timer is late
                 place.answer.set_exception(Expired())
             if not place.answer.done():
-                taken.append(place)
-        return taken
+                (taken if left >= HOPELESS * seconds else late).append(place)
+        return taken or late[:count]
 
     def _leave(self, place: _Place) -> None:
         """Take a row out of the line, if it is in it."""

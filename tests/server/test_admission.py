@@ -1,6 +1,7 @@
 """Estimates, admission and the choice of heads, against their definitions and a simulated server."""
 
 import itertools
+import math
 
 import pytest
 from hypothesis import assume, given
@@ -150,7 +151,9 @@ def test_admission_is_monotone_and_says_when_there_is_room(
     if not waiting:
         assert refusal is None
         return
-    own = costs.seconds(rows, heads or policy.floor, 0)
+    voting = heads or policy.floor
+    batch = costs.batch_seconds(costs.good_rows(line.rows + rows, voting, 0), voting, 0)
+    own = max(costs.seconds(rows, voting, 0), batch)
     wait = line.seconds(costs, policy.floor) / policy.workers
     if line.rows + rows > policy.most_waiting:
         assert refusal is not None
@@ -218,20 +221,34 @@ def test_at_the_pace_every_row_meets_its_deadline(seconds_left: list[float], bat
     assert any((place + batch) * at_pace * slower > left for place, left in enumerate(seconds_left))
 
 
-@given(data=st.data())
-def test_who_is_admitted_is_answered_in_time(data: st.DataObject) -> None:
-    """A server that computes first come, first served, at the floor, as fast as estimated, breaks no promise."""
-    costs = data.draw(COSTS)
-    policy = Policy(floor=data.draw(st.integers(1, HEADS)), target_seconds=1.0, most_waiting=100)
+@given(
+    COSTS, st.integers(1, HEADS),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 8), st.floats(0.01, 20)), min_size=1, max_size=30),
+)  # fmt: skip
+def test_who_is_admitted_is_answered_in_time(
+    costs: Costs, floor: int, arrivals: list[tuple[float, int, float]]
+) -> None:
+    """A server that batches as recommended, first come, first served, at the floor, breaks no promise."""
+    policy = Policy(floor=floor, target_seconds=1.0, most_waiting=1000)
     now = free_at = 0.0
-    open_requests: list[tuple[float, int, int | None]] = []
-    for _ in range(data.draw(st.integers(1, 30))):
-        now += data.draw(st.floats(0, 1.0))
-        open_requests = [request for request in open_requests if request[0] > now]
-        line = backlog(*((rows, heads, 0) for _, rows, heads in open_requests))
-        rows, heads, timeout = data.draw(st.integers(1, 8)), data.draw(PROMISES), data.draw(st.floats(0.01, 20))
-        if admit(costs, line, policy, rows=rows, heads=heads, tokens=0, seconds_left=timeout) is None:
-            first = not open_requests
-            free_at = max(now, free_at) + costs.seconds(rows, heads or policy.floor, 0)
-            open_requests.append((free_at, rows, heads))
-            assert first or free_at <= now + timeout + 1e-9
+    waiting: list[float] = []  # the deadline of each row, infinite where it was promised nothing
+    running = 0
+
+    def compute_until(end: float) -> None:
+        nonlocal free_at, running
+        while waiting and free_at <= end:
+            running = costs.good_rows(len(waiting), floor, 0)
+            free_at += costs.batch_seconds(running, floor, 0)
+            assert free_at <= min(waiting[:running]) + 1e-9
+            del waiting[:running]
+        if free_at <= end:
+            free_at, running = end, 0
+
+    for delay, rows, timeout in arrivals:
+        now += delay
+        compute_until(now)
+        line = backlog((running + len(waiting), None, 0)) if running + len(waiting) else Backlog()
+        if admit(costs, line, policy, rows=rows, heads=None, tokens=0, seconds_left=timeout) is None:
+            waiting += [now + timeout if line.rows else math.inf] * rows
+            compute_until(now)
+    compute_until(math.inf)
