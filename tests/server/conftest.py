@@ -63,5 +63,5 @@ def texts(models: Path, engine_name: str) -> Iterator[Direct]:
 @pytest.fixture(scope="session")
 def shipped() -> Iterator[Service]:
     """A service on the artifacts that ship with the repository."""
-    with Service(Path("models"), engine="onnxruntime") as running:
+    with Service(Path("models"), engine="onnxruntime", batch_sizes=(1, 4)) as running:
         yield running.wait()
