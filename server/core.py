@@ -143,7 +143,7 @@ class Core:
             manifest, engine = card.manifest, card.engine
             logger.info(
                 "Serving %s version %s (%s, %d heads, %s) with %s %s on %d core(s).",
-                manifest.name, manifest.version, manifest.modality, len(manifest.heads), manifest.precision,
+                manifest.name, manifest.version, manifest.modality, len(manifest.heads), engine.precision,
                 engine.name, engine.version, engine.cores,
             )  # fmt: skip
             self._observer.model_loaded(card)

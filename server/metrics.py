@@ -121,7 +121,7 @@ class PrometheusObserver(Observer):
     def model_loaded(self, card: ModelCard) -> None:
         """Set the model's info gauge."""
         manifest = card.manifest
-        self._models.labels(manifest.name, manifest.version, card.engine.name, manifest.precision).set(1)
+        self._models.labels(manifest.name, manifest.version, card.engine.name, card.engine.precision).set(1)
 
     def request_finished(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count the request and record its end-to-end time; a method made up by the client becomes `other`."""

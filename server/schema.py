@@ -88,6 +88,7 @@ class PredictReply(Shape):
     version: str
     engine: str
     precision: str
+    """That the engine computes in."""
     vote: Literal["probabilities", "logits"]
     """What the heads' votes are the mean of."""
     predictions: list[PredictionReply]
@@ -110,6 +111,7 @@ class ModelReply(Shape):
     """Fewest heads that vote under load; the same as heads where none is ever shed."""
     vote: Literal["probabilities", "logits"]
     precision: str
+    """That the engine computes in."""
     density: float
     """Fraction of the weights that the sparsity masks keep."""
     nonzero: int

@@ -82,6 +82,8 @@ class Tuning(Record):
     artifact: Name
     artifact_version: Name
     artifact_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    artifact_precision: Name
+    """That it is stored in."""
     cpu: str
     cores: Positive
     """The core budget."""

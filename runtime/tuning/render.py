@@ -22,7 +22,7 @@ def render(tuning: Tuning, left_out: Sequence[str]) -> list[str]:
     failed = [trial for trial in tuning.trials if trial.failure is not None]
     lines += [f"failed    {trial.setup}: {trial.failure}" for trial in failed]
     lines += [f"left out  {reason}" for reason in left_out]
-    lines += [f"agrees    {_agreement(trial)}" for trial in tuning.trials if (trial.agreement or 1) < 1]
+    lines += [f"agrees    {_agreement(trial)}" for trial in tuning.trials if _may_differ(tuning, trial)]
     if tuning.busy_cores is not None and tuning.busy_cores > BUSY_SHARE * tuning.cores:
         lines.append(
             f"busy      others kept {tuning.busy_cores:.1f} cores busy before: these are figures of a busy machine. "
@@ -58,6 +58,12 @@ def _remark(tuning: Tuning, trial: Trial, rows: int) -> str:
         return "failed"
     remarks = [name for name, choice in (("best", tuning.best), ("fastest", tuning.fastest)) if choice == here]
     return " and ".join(remarks) if remarks else "" if tuning.speed(here).finished else "lost early"
+
+
+def _may_differ(tuning: Tuning, trial: Trial) -> bool:
+    """Whether it is worth a line how many labels stay: another precision than the stored one, or labels that change."""
+    other = trial.setup.precision != tuning.artifact_precision
+    return trial.agreement is not None and (other or trial.agreement < 1)
 
 
 def _agreement(trial: Trial) -> str:

@@ -102,6 +102,7 @@ def run(plan: Plan, progress: Progress) -> Tuning:
         artifact=manifest.name,
         artifact_version=manifest.version,
         artifact_sha256=plan.artifact.sha256,
+        artifact_precision=manifest.precision,
         cpu=cpu()[0],
         cores=plan.cores,
         busy_cores=busy_cores,

@@ -35,6 +35,7 @@ def tuning_of(artifact: Artifact, *trials: Trial, cores: int = 1, best: Choice |
         artifact=artifact.manifest.name,
         artifact_version=artifact.manifest.version,
         artifact_sha256=artifact.sha256,
+        artifact_precision=artifact.manifest.precision,
         cpu=cpu()[0],
         cores=cores,
         busy_cores=0.1,

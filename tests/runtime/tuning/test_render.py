@@ -35,8 +35,14 @@ def test_all_that_was_measured_and_chosen(tuning: Tuning) -> None:
         "chosen openvino bf16, 1 core: 250 rows/s in batches of 4, p99 19.5 ms <= 20 ms",
     ):
         assert expected in body
-    assert "agrees native" not in body
+    assert "agrees native" not in body, "nothing else was to be expected"
     assert "busy" not in body
+
+
+def test_labels_that_stay_in_another_precision_are_told_too(tuning: Tuning) -> None:
+    same = tuning.model_copy(update={"artifact_precision": "int8"})
+    [line] = [line for line in render(same, []) if line.startswith("agrees    native")]
+    assert "100.0% of the reference inputs" in line
 
 
 def test_a_busy_machine_is_said(tuning: Tuning) -> None:
