@@ -8,6 +8,9 @@ from runtime.tuning.records import Choice, Trial, Tuning
 BUSY_SHARE = 0.25
 """From here on, as a share of the core budget, what others compute disturbs the figures."""
 
+FEW_CALLS = 100
+"""Below so many calls a 99th percentile is only the slowest of them."""
+
 
 def render(tuning: Tuning, left_out: Sequence[str]) -> list[str]:
     """Lines for people. `left_out` says what was not tried, and why."""
@@ -88,4 +91,6 @@ def _choices(tuning: Tuning) -> list[str]:
             f"chosen    {tuning.best.setup}: {best.rows_per_second:,.0f} rows/s in batches of {best.rows}, "
             f"p99 {milliseconds(best.p99_seconds)} ms <= {milliseconds(target)} ms"
         )
+        if best.calls < FEW_CALLS:
+            lines.append(f"          but that p99 is the slowest of {best.calls} calls: a longer --budget tells more")
     return lines
