@@ -33,9 +33,9 @@ MAX_POSITIONS = 65_536
 MAX_RANK = 16
 
 _SHAPE_OPERATORS = """
-    Add Cast Ceil Concat ConstantOfShape Div Equal Expand Flatten Floor Gather Greater GreaterOrEqual Identity Less
-    LessOrEqual Max Min Mod Mul Neg Not Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape Slice Split Squeeze Sub
-    Transpose Unsqueeze Where
+    Add Cast Ceil Concat ConstantOfShape Div Equal Expand Flatten Floor Gather GatherElements Greater GreaterOrEqual
+    Identity Less LessOrEqual Max Min Mod Mul Neg Not Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape Slice
+    Split Squeeze Sub Transpose Unsqueeze Where
 """
 SHAPE_OPERATORS = frozenset(_SHAPE_OPERATORS.split())
 """Operators that graphs compute shapes with, beside Shape and Size."""
@@ -191,7 +191,7 @@ class _Sizes:
             self.types[name] = found[name]
             if self._bytes(name) > MAX_TENSOR_BYTES:
                 raise ArtifactError(f"{what} of shape {_dims(found[name])} exceeds {MAX_TENSOR_BYTES >> 30} GiB.")
-        if node.op_type == "Gather":
+        if node.op_type in ("Gather", "GatherElements"):
             self._check_indices(node, what)
         self._compute(node, read, known, what)
 
@@ -224,7 +224,7 @@ class _Sizes:
                 return
             try:
                 with np.errstate(all="ignore"):
-                    values = ReferenceEvaluator(node).run(None, known)
+                    values = _elements(node, known) or ReferenceEvaluator(node).run(None, known)
             except Exception as error:  # of the evaluator, which raises what numpy raises
                 raise ArtifactError(f"{what} cannot be computed: {error}") from error
             self.values.update(zip(node.output, map(np.asarray, values), strict=True))
@@ -239,6 +239,15 @@ class _Sizes:
         if kind not in ELEMENT_BYTES:
             raise ArtifactError(f"{self.where}: {name!r} has a type that artifacts may not use.")
         return math.prod(_dims(self.types[name])) * ELEMENT_BYTES[kind]
+
+
+def _elements(node: onnx.NodeProto, known: dict[str, Array]) -> list[Array]:
+    """Compute GatherElements, which the evaluator of onnx 1.14 cannot for tables of one row; nothing for others."""
+    if node.op_type != "GatherElements":
+        return []
+    table, places = (known[name] for name in node.input)
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    return [np.take_along_axis(table, places.astype(np.int64), axis)]
 
 
 def _array(value: object) -> Array:
