@@ -118,7 +118,7 @@ def write_artifact(
                 for path in sorted(partial.iterdir())
             },
         )
-        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         _require_parity(Artifact.open(partial), network, {"reference": reference.inputs, **(genuine or {})})
     return manifest
 

@@ -4,14 +4,20 @@ export_checkpoint("runs/fashion-mnist", "models/fashion-mnist")
 """
 
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
 from export.artifact import ArtifactDescription, write_artifact
-from runtime.manifest import Metrics, Provenance, TextPreprocessing
+from export.quantize.artifact import Evidence, write_int8_artifact
+from runtime.artifact import Artifact
+from runtime.cores import core_budget
+from runtime.files import already_exists
+from runtime.manifest import Manifest, Metrics, Provenance, TextPreprocessing
 from runtime.vote import Vote
 from training.batches import Batches
 from training.calibration import calibrate, early_exit_curve
@@ -35,11 +41,17 @@ def export_checkpoint(
     description: str = "",
     vote: Vote = "probabilities",
     networks: tuple[str, ...] = (),
+    precision: Literal["fp32", "int8"] = "fp32",
+    accept_loss: bool = False,
 ) -> None:
     """Export a checkpoint as the artifact folder `artifact`, which must not exist; the rest is as the verb says it.
 
-    Raises CheckpointError, AlreadyExists and ExportRefused, and leaves nothing behind then.
+    An int8 artifact is made from the fp32 artifact, which is thrown away. Raises CheckpointError, AlreadyExists and
+    ExportRefused, and leaves nothing behind then.
     """
+    folder = Path(artifact)
+    if folder.exists():
+        raise already_exists(folder)
     load_networks(networks)
     source = Checkpoint.open(checkpoint)
     run = source.description
@@ -60,33 +72,47 @@ def export_checkpoint(
     ]
     masks = reorder_heads(network, masks, order)
     genuine = next(Batches(parts["calibrate"], preprocessor, PARITY_ROWS).in_order())
-    manifest = write_artifact(
-        Path(artifact),
-        network,
-        masks,
-        ArtifactDescription(
-            name=name or run.config.name,
-            version=version,
-            description=description,
-            labels=run.labels,
-            preprocessing=run.preprocessing,
-            tokenizer=source.tokenizer.read_text(encoding="utf-8")
-            if isinstance(run.preprocessing, TextPreprocessing)
-            else None,
-            vote=vote,
-            calibration=calibration,
-            early_exit=exits,
-            evaluation=tuple(evaluation),
-            provenance=_provenance(source),
-        ),
-        embeddings=run.config.sparsity.embeddings,
-        genuine={"calibrate part": genuine.inputs},
+    told = ArtifactDescription(
+        name=name or run.config.name,
+        version=version,
+        description=description,
+        labels=run.labels,
+        preprocessing=run.preprocessing,
+        tokenizer=source.tokenizer.read_text(encoding="utf-8")
+        if isinstance(run.preprocessing, TextPreprocessing)
+        else None,
+        vote=vote,
+        calibration=calibration,
+        early_exit=exits,
+        evaluation=tuple(evaluation),
+        provenance=_provenance(source),
     )
+
+    def write_fp32(target: Path) -> Manifest:
+        return write_artifact(
+            target,
+            network,
+            masks,
+            told,
+            embeddings=run.config.sparsity.embeddings,
+            genuine={"calibrate part": genuine.inputs},
+        )
+
+    if precision == "fp32":
+        manifest = write_fp32(folder)
+    else:
+        evidence = Evidence(parts, preprocessor, {part: values[order] for part, values in logits.items()})
+        with tempfile.TemporaryDirectory(prefix="neurotrails-") as passing:
+            write_fp32(Path(passing) / "fp32")
+            manifest = write_int8_artifact(
+                Artifact.open(Path(passing) / "fp32"), folder, evidence,
+                version=version, accept_loss=accept_loss, cores=core_budget().cores,
+            )  # fmt: skip
     size = sum(entry.bytes for entry in manifest.files.values()) / 2**20
-    test = evaluation[-1]
+    test = manifest.evaluation[-1]
     print(
-        f"{artifact}: {len(manifest.heads)} heads, density {manifest.sparsity.density:.3f}, {size:.1f} MiB, "
-        f"{test.split} accuracy {test.accuracy:.4f}",
+        f"{artifact}: {manifest.precision}, {len(manifest.heads)} heads, density {manifest.sparsity.density:.3f}, "
+        f"{size:.1f} MiB, {test.split} accuracy {test.accuracy:.4f}",
         file=sys.stderr,
     )
 

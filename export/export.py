@@ -1,6 +1,7 @@
 """The verb `export`: checkpoint -> artifact, artifact -> one ONNX file, or both in one go.
 
 neurotrails export runs/fashion-mnist exports/fashion-mnist
+neurotrails export runs/fashion-mnist exports/fashion-mnist-int8 --precision int8
 neurotrails export exports/fashion-mnist --fused fashion-mnist.onnx
 neurotrails export runs/fashion-mnist exports/fashion-mnist --fused fashion-mnist.onnx
 """
@@ -24,6 +25,8 @@ def export(
     description: str | None = None,
     vote: Literal["probabilities", "logits"] | None = None,
     networks: tuple[str, ...] = (),
+    precision: Literal["fp32", "int8"] = "fp32",
+    accept_loss: bool = False,
 ) -> None:
     """Export a checkpoint as an artifact; fuse an artifact into one ONNX file.
 
@@ -37,10 +40,13 @@ def export(
         artifact: Artifact folder to write; it must not exist. Leave it out where the source is an artifact.
         fused: ONNX file to write; it must not exist.
         name: Name of the artifact. Default: the run's name.
-        version: Version of the artifact. Default: 1.
+        version: Version of the artifact. Default: 1, or 1-int8.
         description: One sentence on what the model does.
         vote: What is averaged over the heads. Default: probabilities.
         networks: Python files that register networks of your own, for `network: {kind: custom, name: ...}`.
+
+        precision: int8 quantizes convolutions and linear layers; ranges and calibration come from the calibrate part.
+        accept_loss: Write an int8 artifact even where it loses more than 0.5 points of accuracy on the report part.
 
     Raises:
         AlreadyExists: The artifact or the file exists.
@@ -56,13 +62,22 @@ def export(
                 f"Say what to write from {source}: an artifact folder if it is a checkpoint, --fused FILE if it is "
                 "an artifact."
             )
-        described = {"name": name, "version": version, "description": description, "vote": vote, "networks": networks}
+        described: dict[str, object] = {
+            "name": name,
+            "version": version,
+            "description": description,
+            "vote": vote,
+            "networks": networks,
+        }
+        described |= {"precision": None if precision == "fp32" else precision, "accept-loss": accept_loss or None}
         given = [f"--{option}" for option, value in described.items() if value not in (None, ())]
         if given:
             raise ExportMisused(
                 f"{' '.join(given)} cannot change the artifact {source}, which is fused as it is. Name a checkpoint "
                 "and the artifact folder to write."
             )
+    if accept_loss and precision == "fp32":
+        raise ExportMisused("--accept-loss is about int8: say --precision int8 with it, or leave it out.")
     if fused is not None:
         require_new(Path(fused), Path(artifact or source))
     if artifact is not None:
@@ -80,10 +95,12 @@ def export(
             source,
             artifact,
             name=name,
-            version=version or "1",
+            version=version or ("1" if precision == "fp32" else f"1-{precision}"),
             description=description or "",
             vote=vote or "probabilities",
             networks=networks,
+            precision=precision,
+            accept_loss=accept_loss,
         )
     if fused is not None:
         opened = Artifact.open(artifact or source)

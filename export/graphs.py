@@ -135,14 +135,15 @@ def make_sparse(model: onnx.ModelProto, weights: Sequence[Weight]) -> None:
         if weight.mask is None or weight.mask.mean() >= SPARSE_BELOW:
             continue
         tensor = initializers[weight.name]
-        constants.append(_sparse_constant(weight.name, numpy_helper.to_array(tensor), weight.mask))
+        constants.append(sparse_constant(weight.name, numpy_helper.to_array(tensor), weight.mask))
         model.graph.initializer.remove(tensor)
     nodes = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend([*constants, *nodes])
 
 
-def _sparse_constant(name: str, array: Array, mask: NDArray[np.bool_]) -> onnx.NodeProto:
+def sparse_constant(name: str, array: Array, mask: NDArray[np.bool_]) -> onnx.NodeProto:
+    """A `Constant` node with `sparse_value` that lists the entries of `array` kept by `mask`, zeros among them too."""
     indices = np.flatnonzero(mask).astype(np.int64)
     sparse = helper.make_sparse_tensor(
         numpy_helper.from_array(array.ravel()[indices], f"{name}.values"),

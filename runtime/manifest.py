@@ -19,6 +19,8 @@ FileName = Identifier
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LARGEST = 2**63 - 1
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
+RangeMethod = Literal["mse", "minmax"]
+"""How the range of an activation is chosen: least squared error of quantizing it, or all values that were seen."""
 TensorName = Annotated[str, Field(min_length=1, max_length=200)]
 
 MANIFEST = "manifest.json"
@@ -253,6 +255,55 @@ class Metrics(Record):
     disagreement: Fraction | None
 
 
+class KeptLayer(Record):
+    """A layer that an int8 artifact computes in fp32, and why."""
+
+    stage: FileName
+    name: Annotated[str, Field(min_length=1)]
+    """Its weight."""
+    reason: str
+
+
+class Flips(Record):
+    """Rows whose top-1 is another than in fp32, and the Wilson score interval of their share at 95 %."""
+
+    flips: Count
+    share: Fraction
+    low: Fraction
+    high: Fraction
+
+
+Change = Annotated[float, Field(ge=-1, le=1)]
+"""A difference of two fractions."""
+
+
+class Quantization(Record):
+    """How an int8 artifact was made from fp32, and what that changed, measured on a split that had no part in it."""
+
+    method: RangeMethod
+    """How the ranges of activations were chosen."""
+    split: str
+    rows: Count
+    """Rows of `split` that the ranges were taken from."""
+    layers: Count
+    """Layers that compute in int8."""
+    kept: Annotated[tuple[KeptLayer, ...], Field(max_length=100_000)]
+    """Layers that compute in fp32."""
+    measured_split: str
+    measured_rows: Count
+    head_flips: Annotated[tuple[Flips, ...], Field(max_length=1000)]
+    """Of each head, in voting order."""
+    vote_flips: Flips
+    """Of the vote of all heads."""
+    accuracy_change: Change
+    """Accuracy of the vote of all heads less that of fp32; negative: int8 loses."""
+    accuracy_change_low: Change
+    accuracy_change_high: Change
+    """Interval of the change at 95 %, paired by row."""
+    loss_accepted: bool
+    """The change is one that export refuses unless it is told to accept it."""
+
+
 class Provenance(Record):
     """Where the artifact comes from. Times are left out on purpose: the same run gives the same bytes."""
 
@@ -293,6 +344,8 @@ class Manifest(Record):
     early_exit: EarlyExit
     sparsity: Sparsity
     evaluation: Annotated[tuple[Metrics, ...], Field(max_length=1000)]
+    quantization: Quantization | None = None
+    """Of an int8 artifact, and of no other."""
     provenance: Provenance
     files: dict[FileName, FileEntry]
 
@@ -305,6 +358,18 @@ class Manifest(Record):
     def longest(self) -> int:
         """Most tokens of a text; 1 unless the artifact reads texts."""
         return self.preprocessing.lengths[-1] if isinstance(self.preprocessing, TextPreprocessing) else 1
+
+    def to_json(self) -> str:
+        """Text of manifest.json. An fp32 artifact's leaves `quantization` out, so that readers without int8 read it."""
+        return self.model_dump_json(indent=1, exclude=None if self.quantization else {"quantization"}) + "\n"
+
+    @model_validator(mode="after")
+    def _quantization_agrees(self) -> Self:
+        if (self.precision == "int8") != (self.quantization is not None):
+            raise ValueError("an int8 artifact must have quantization, and no other may")
+        if self.quantization and len(self.quantization.head_flips) != len(self.heads):
+            raise ValueError(f"quantization.head_flips needs one entry for each of {len(self.heads)} heads")
+        return self
 
     @model_validator(mode="after")
     def _preprocessing_agrees(self) -> Self:

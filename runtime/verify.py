@@ -20,6 +20,10 @@ from runtime.manifest import LayerSparsity, TensorSpec, TextPreprocessing
 from runtime.parity import Parity, heads_parity
 from runtime.preprocess import Batch
 
+LOGITS = "logits.{}"
+"""What reference.safetensors calls a head's logits from PyTorch."""
+QUANTIZED_LOGITS = "quantized.{}"
+"""What that of an int8 artifact calls the logits of a head's own graph."""
 MAX_REFERENCE_ROWS = 1024
 BATCH_SIZES = (1, 16)
 """One row at a time, and several, run different code in the engines."""
@@ -28,8 +32,9 @@ BATCH_SIZES = (1, 16)
 def verify(artifact: str, *, engine: list[str] | None = None, cores: int | None = None) -> None:
     """Check an artifact: hashes, schema, graphs, counts of weights, and the logits of every engine.
 
-    The logits are compared with those that PyTorch gave for the artifact's reference inputs when it was exported, in
-    each precision that an engine can execute, by the rule for that precision.
+    The logits are compared with those that were stored for the artifact's reference inputs when it was exported, in
+    each precision that an engine can execute, by the rule for that precision: those of PyTorch or, for an int8
+    artifact, those of its graphs with each operator computed as it stands.
 
     Args:
         artifact: Folder of the artifact.
@@ -88,12 +93,17 @@ def check_counts(artifact: Artifact) -> None:
 
 
 def read_reference(artifact: Artifact) -> tuple[Batch, list[NDArray[np.float32]]]:
-    """Reference inputs by name, and the logits [rows, classes] of each head for them. Raises ArtifactError."""
+    """Reference inputs by name, and the logits [rows, classes] of each head for them. Raises ArtifactError.
+
+    The logits are PyTorch's; of an int8 artifact, those of its own graphs, each operator computed as it stands.
+    """
     manifest = artifact.manifest
     tensors = artifact.reference()
     inputs = {spec.name: f"input.{spec.name}" for spec in manifest.inputs}
-    heads = [f"logits.{index}" for index in range(len(manifest.heads))]
-    expected = {*inputs.values(), *heads}
+    kinds = [QUANTIZED_LOGITS, LOGITS] if manifest.precision == "int8" else [LOGITS]
+    of_kinds = [[kind.format(index) for index in range(len(manifest.heads))] for kind in kinds]
+    heads, every = of_kinds[0], [name for names in of_kinds for name in names]
+    expected = {*inputs.values(), *every}
     if set(tensors) != expected:
         raise ArtifactError(
             f"{artifact.folder}: reference.safetensors must hold {sorted(expected)}, not {sorted(tensors)}."
@@ -103,10 +113,10 @@ def read_reference(artifact: Artifact) -> tuple[Batch, list[NDArray[np.float32]]
             raise ArtifactError(f"{artifact.folder}: reference.safetensors: {name} holds values that are not finite.")
     for spec in manifest.inputs:
         _check_reference_input(artifact, spec, tensors[inputs[spec.name]])
-    if any(tensors[name].dtype != np.float32 for name in heads):
+    if any(tensors[name].dtype != np.float32 for name in every):
         raise ArtifactError(f"{artifact.folder}: reference.safetensors must hold logits of type float32.")
     logits = [tensors[name].astype(np.float32) for name in heads]
-    shapes = {values.shape for values in logits}
+    shapes = {tensors[name].shape for name in every}
     rows = {len(tensors[name]) for name in inputs.values()}
     if len(rows) != 1 or rows == {0} or shapes != {(next(iter(rows)), len(manifest.labels))}:
         raise ArtifactError(f"{artifact.folder}: reference.safetensors holds logits of shape {sorted(shapes)}.")

@@ -7,7 +7,8 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.engines.base import Engine, Tensors
 from runtime.engines.coverage import Coverage
+from runtime.engines.integer import integer_form
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
 from runtime.manifest import Stage
 from runtime.memory import memory_limits
@@ -52,6 +54,7 @@ class DeepSparseEngine(Engine):
 
     name: ClassVar[str] = "deepsparse"
     version = str(deepsparse.__version__)
+    precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"fp32": ("fp32",), "int8": ("int8",)}
     notes: tuple[str, ...] = (LICENCE_NOTE,)
 
     def _load(self) -> None:
@@ -93,7 +96,11 @@ class DeepSparseEngine(Engine):
         sizes = [list(shape) for shape in shapes]
         try:
             with tempfile.TemporaryDirectory(prefix="neurotrails-") as folder:
-                copy = shutil.copyfile(path, f"{folder}/{stage.file}")
+                copy = f"{folder}/{stage.file}"
+                if self.artifact.manifest.precision == "int8":
+                    Path(copy).write_bytes(integer_form(self.model(stage)).SerializeToString())
+                else:
+                    shutil.copyfile(path, copy)
                 engine, said = _with_stderr(
                     lambda: deepsparse.MultiModelEngine(copy, size, self._context, input_shapes=sizes)
                 )

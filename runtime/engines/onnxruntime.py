@@ -94,17 +94,25 @@ def layers_of(profile: Path, stage: Stage) -> list[Layer]:
 
 
 def open_session(
-    model: Path | bytes, cores: int, *, profile: str | None = None, threads: Threads = OnnxRuntimeEngine.threads
+    model: Path | bytes,
+    cores: int,
+    *,
+    profile: str | None = None,
+    threads: Threads = OnnxRuntimeEngine.threads,
+    optimized: bool = True,
 ) -> tuple[ort.InferenceSession, int | None]:
     """Load an ONNX file, or its bytes; also return the size of the pool it computes on, None for the calling thread.
 
-    `profile` is the beginning of a path, for a profile of all calls until `end_profiling`. Raises EngineError.
+    `profile` is the beginning of a path, for a profile of all calls until `end_profiling`. Not `optimized`, every
+    operator is computed as it stands in the graph. Raises EngineError.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     pool = _shared_pool(cores) if threads.shared else cores
     if threads.spinning == "never":
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -33,6 +33,24 @@ def test_bf16_may_be_off_by_its_few_bits(off: float, holds: bool) -> None:
     assert not RULES["bf16"](LOGITS, LOGITS[::-1]).holds, "the logits of other rows pass"
 
 
+@pytest.mark.parametrize(("off", "holds"), [(0.0, True), (0.25, True), (0.45, False)])
+def test_int8_logits_may_be_off_by_a_little_all_together(off: float, holds: bool) -> None:
+    """One of six is off: it may be off by 0.8, all together by 0.16 (root mean square)."""
+    found = LOGITS.copy()
+    found[1, 1] += off
+    assert RULES["int8"](LOGITS, found).holds == holds
+
+
+def test_one_int8_logit_may_be_off_by_more_but_not_by_any_amount() -> None:
+    reference = np.tile(LOGITS, (50, 1))
+    found = reference.copy()
+    found[1, 1] += 0.79
+    assert RULES["int8"](reference, found).holds
+    found[1, 1] += 0.02
+    assert not RULES["int8"](reference, found).holds
+    assert not RULES["int8"](reference, np.full_like(reference, np.nan)).holds
+
+
 @pytest.mark.parametrize(("margin", "flips"), [(1.9e-4, 0), (2.1e-4, 1)])
 def test_only_a_clear_label_counts_as_flipped(margin: float, flips: int) -> None:
     reference = np.array([[0.0, margin]], dtype=np.float32)
