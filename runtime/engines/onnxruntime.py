@@ -45,7 +45,10 @@ class OnnxRuntimeEngine(Engine):
 
     name: ClassVar[str] = "onnxruntime"
     version = str(ort.__version__)
-    threads: ClassVar[Threads] = Threads(shared=True, spinning="always")
+    threads: ClassVar[Threads] = Threads(shared=False, spinning="never")
+    """Measured beside other processes: benchmarks/engine_threads.py. Threads that wait busily take the cores from those
+    that compute, of the next session too; threads that sleep cost some microseconds for each operator.
+    """
     precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"fp32": ("fp32",), "int8": ("int8",)}
 
     def _load(self) -> None:
@@ -61,7 +64,7 @@ class OnnxRuntimeEngine(Engine):
                     longest = max(self.lengths, default=0)
                     self._run(stage, {name: self._blank(name, 1, longest) for name in stage.inputs})
                     self._layers += layers_of(Path(session.end_profiling()), stage)
-        if pool not in (None, self.options.cores):
+        if self.threads.shared and pool not in (None, self.options.cores):
             self.notes = (f"computes on the {pool} cores of the process-wide pool, which cannot be resized",)
 
     def _run(self, stage: Stage, tensors: Tensors) -> dict[str, NDArray[np.generic]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine_threads import BASELINE, SITUATIONS, WAYS, ThreadsResults, main
+from environment import REPOSITORY
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from tests.artifacts import write_tiny_image_artifact
 
@@ -20,6 +21,15 @@ def test_every_way_is_measured_in_every_situation(tmp_path: Path, capsys: pytest
     assert [row.ratio.median for row in results.rows if row.way == BASELINE] == [1.0, 1.0]
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(results.rows)
     assert WAYS[results.default] == OnnxRuntimeEngine.threads
+
+
+def test_the_engine_runs_in_the_way_that_was_measured_best() -> None:
+    results = ThreadsResults.model_validate_json((REPOSITORY / "benchmarks/results/engine_threads.json").read_bytes())
+    assert not results.smoke
+    medians = {way: [row.ratio.median for row in results.rows if row.way == way] for way in WAYS}
+    best = max(WAYS, key=lambda way: min(medians[way]))
+    assert WAYS[best] == OnnxRuntimeEngine.threads
+    assert all(max(found) == found[list(WAYS).index(best)] for found in zip(*medians.values(), strict=True))
 
 
 def test_a_network_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

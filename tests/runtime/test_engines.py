@@ -97,15 +97,18 @@ def test_threads_do_not_disturb_each_other(artifact: Artifact, name: str, stream
     engine.close()
 
 
-def test_onnxruntime_engines_of_different_sizes_share_a_process(image_artifact: Artifact) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_onnxruntime_engines_of_different_sizes_share_a_process(image_artifact: Artifact, shared: bool) -> None:
     script = f"""
 from runtime.artifact import Artifact
 from runtime.engines import load_engine
+from runtime.engines.onnxruntime import OnnxRuntimeEngine, Threads
 from runtime.engines.base import EngineOptions
 from runtime.parity import compare
 from runtime.verify import read_reference
 artifact = Artifact.open({str(image_artifact.folder)!r})
 inputs, logits = read_reference(artifact)
+OnnxRuntimeEngine.threads = Threads(shared={shared}, spinning="never" if not {shared} else "always")
 engines = [load_engine(artifact, "onnxruntime", EngineOptions(cores=cores)) for cores in (1, 2, 1, 3)]
 for engine in engines:
     assert compare(logits[0], engine.head(0, engine.trunk(inputs))).holds
@@ -114,7 +117,8 @@ for engine in engines:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     note = "computes on the 2 cores of the process-wide pool, which cannot be resized"
-    assert done.stdout.splitlines() == ["1", "2", f"1 {note}", f"3 {note}"]
+    notes = [f" {note}" if shared else ""] * 2
+    assert done.stdout.splitlines() == ["1", "2", f"1{notes[0]}", f"3{notes[1]}"]
 
 
 def test_strided_inputs(engine: Engine) -> None:
