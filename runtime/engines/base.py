@@ -115,6 +115,7 @@ class Engine(ABC):
         compiling = time.perf_counter()
         try:
             self._load()
+            self._models.clear()  # warming up needs none of them, and they are as large as the weights
             self.compile_seconds = time.perf_counter() - compiling
             self._costs = {stage.file: self._warm_up(stage) for stage in manifest.stages}
         except NeurotrailsError:
