@@ -18,6 +18,8 @@ MEMORY = 0.9
 """Weight of all batches before the last one in the ratio of measured to estimated time, per batch."""
 MOST_RATIO = 16.0
 """Bound of that ratio, both ways, also for a single batch: one pause of the machine must not close the door."""
+MANY_BATCHES = 8
+"""Rows in more than so many of the largest batches are priced by what so many cost."""
 HEADROOM = 0.9
 """Part of the time left that may be promised: estimates are not exact, and an answer after its deadline is wasted."""
 
@@ -52,8 +54,8 @@ class Costs:
 
     def seconds(self, rows: int, heads: int, tokens: int) -> float:
         """Seconds of any number of rows, one batch after another. Never falls when rows or heads are added."""
-        whole, rest = divmod(rows, self.most_rows)
         split = self._split[tokens, heads]
+        whole, rest = divmod(rows, len(split) - 1)
         return self.ratio * (whole * split[-1] + split[rest])
 
     def good_rows(self, waiting: int, heads: int, tokens: int) -> int:
@@ -74,10 +76,14 @@ class Costs:
 
 
 def _lowest_sums(batch: list[float]) -> list[float]:
-    """Cost of 0, 1, ... rows, split into batches at the lowest sum, from the cost of one batch of 0, 1, ... rows."""
+    """Cost of 0, 1, ... rows, split into batches at the lowest sum, from the cost of one batch of 0, 1, ... rows.
+
+    For so many rows that an odd last batch no longer counts for much.
+    """
+    most = len(batch) - 1
     lowest = [0.0]
-    for rows in range(1, len(batch)):
-        lowest.append(min(batch[size] + lowest[rows - size] for size in range(1, rows + 1)))
+    for rows in range(1, MANY_BATCHES * most + 1):
+        lowest.append(min(batch[size] + lowest[rows - size] for size in range(1, min(rows, most) + 1)))
     return lowest
 
 
@@ -129,9 +135,27 @@ class Policy:
     """Batches that are computed at the same time."""
 
 
+@dataclass(frozen=True)
+class Load:
+    """What was admitted before: rows that wait, and batches that run, with what those cost as they are."""
+
+    waiting: Backlog
+    running_rows: int = 0
+    running_seconds: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return self.waiting.rows + self.running_rows
+
+    def seconds(self, costs: Costs, policy: Policy) -> float:
+        """Time until all of it is computed, at the floor. Batches that run count as if they had just begun."""
+        return (self.running_seconds + self.waiting.seconds(costs, policy.floor)) / policy.workers
+
+
 def admit(
     costs: Costs,
-    backlog: Backlog,
+    load: Load,
     policy: Policy,
     *,
     rows: int,
@@ -141,19 +165,19 @@ def admit(
 ) -> Refusal | None:
     """Decide on `rows` more: None admits them, if all can be done in `seconds_left` with as few heads as allowed.
 
-    A row is done when its batch is, which rows that come later may fill up. A backlog of nothing admits always: what is
-    estimated could be wrong, and only computing shows by how much.
+    A row is done when its batch is, which rows that come later may fill up. Where there is no load, all are admitted:
+    what is estimated could be wrong, and only computing shows by how much.
     """
-    if not backlog.rows:
+    if not load.rows:
         return None
     voting = heads or policy.floor
-    batch = costs.good_rows(backlog.rows + rows, voting, tokens)
+    batch = costs.good_rows(load.waiting.rows + rows, voting, tokens)
     own = max(costs.seconds(rows, voting, tokens), costs.batch_seconds(batch, voting, tokens))
-    total = backlog.seconds(costs, policy.floor) / policy.workers + own
-    excess = backlog.rows + rows - policy.most_waiting
+    before = load.seconds(costs, policy)
+    total = before + own
+    excess = load.rows + rows - policy.most_waiting
     if excess > 0:
-        per_row = backlog.seconds(costs, policy.floor) / policy.workers / backlog.rows
-        return Refusal("queue_full", total, min(excess, backlog.rows) * per_row)
+        return Refusal("queue_full", total, min(1.0, excess / load.rows) * before)
     if total > HEADROOM * seconds_left:
         return Refusal("too_slow", total, total - HEADROOM * seconds_left)
     return None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from runtime.predictor import Finished, Limit, Prediction, Predictions, Wish
 from runtime.preprocess import Row
-from server.admission import Backlog, Costs, Policy, choose_heads, pace
+from server.admission import Backlog, Costs, Load, Policy, choose_heads, pace
 from server.metrics import Observer
 
 HOPELESS = 0.7
@@ -116,16 +116,17 @@ class Batcher:
         self._timer = timer
         self._idle = policy.workers
         self._lines: dict[int, OrderedDict[int, _Place]] = {}
-        self._waiting = Backlog()
-        self.unfinished = Backlog()
-        """Rows in line and in batches; the core also counts those here that it has admitted and not submitted yet."""
+        self._running: dict[int, tuple[int, float]] = {}  # number of a batch -> rows, estimated seconds
+        self.waiting = Backlog()
+        """Rows in line, and those that the core has admitted and not submitted yet."""
         self._number = 0
         self._batches: set[asyncio.Task[None]] = set()
 
     @property
-    def waiting_rows(self) -> int:
-        """Rows in line."""
-        return self._waiting.rows
+    def load(self) -> Load:
+        """What waits and what runs."""
+        rows, seconds = (sum(each) for each in zip((0, 0.0), *self._running.values(), strict=True))
+        return Load(self.waiting, int(rows), seconds)
 
     def submit(self, rows: Sequence[Row], wish: Wish, deadline: float) -> Ticket:
         """Put rows in line. Those without an answer at `deadline`, by the batcher's clock, fail with Expired."""
@@ -138,15 +139,13 @@ class Batcher:
             ticket.answers.append(place.answer)
             places.append(place)
             self._lines.setdefault(place.tokens, OrderedDict())[place.number] = place
-            self._waiting.add(1, wish.heads, place.tokens)
-            self.unfinished.add(1, wish.heads, place.tokens)
+            self.waiting.add(1, wish.heads, place.tokens)
         timer = loop.call_later(max(0.0, deadline - self._clock()), self._expire, places)
         unsettled = len(places)
 
         def settled(place: _Place) -> None:
             nonlocal unsettled
             self._leave(place)
-            self.unfinished.remove(1, wish.heads, place.tokens)
             unsettled -= 1
             if not unsettled:
                 timer.cancel()
@@ -171,6 +170,9 @@ class Batcher:
             batch = self._take(line, count, self._costs.batch_seconds(count, heads, tokens))
             if batch:
                 self._idle -= 1
+                voting = max(place.wish.heads or heads for place in batch)
+                seconds = self._costs.batch_seconds(len(batch), voting, tokens)
+                self._running[batch[0].number] = len(batch), seconds
                 task = asyncio.get_running_loop().create_task(self._run(batch, tokens, limit))
                 self._batches.add(task)
                 task.add_done_callback(self._batches.discard)
@@ -186,7 +188,7 @@ class Batcher:
         in_order = heapq.merge(*(line.values() for line in self._lines.values()), key=lambda place: place.number)
         seconds_left = [place.ticket.deadline - now for place in in_order]
         batch_rows = min(len(seconds_left), self._costs.most_rows)
-        return choose_heads(self._costs, self._waiting, self._policy, seconds_per_row=pace(seconds_left, batch_rows))
+        return choose_heads(self._costs, self.waiting, self._policy, seconds_per_row=pace(seconds_left, batch_rows))
 
     def _take(self, line: OrderedDict[int, _Place], count: int, seconds: float) -> list[_Place]:
         """The first `count` rows of a line that still want an answer and can have it in time.
@@ -210,7 +212,7 @@ class Batcher:
     def _leave(self, place: _Place) -> None:
         """Take a row out of the line, if it is in it."""
         if self._lines[place.tokens].pop(place.number, None) is not None:
-            self._waiting.remove(1, place.wish.heads, place.tokens)
+            self.waiting.remove(1, place.wish.heads, place.tokens)
 
     def _expire(self, places: Sequence[_Place]) -> None:
         for place in places:
@@ -236,8 +238,9 @@ class Batcher:
             raise
         finally:
             self._idle += 1
+            del self._running[batch[0].number]
             asyncio.get_running_loop().call_soon(self._dispatch)
-        self._observer.load_changed(self._name, self._waiting.rows, self._costs.ratio)
+        self._observer.load_changed(self._name, self.waiting.rows, self._costs.ratio)
 
     async def _answer(self, places: list[_Place], tokens: int, limit: Limit | None) -> None:
         """Compute rows and answer them; where that fails, compute halves, so that a bad row fails alone."""

@@ -183,11 +183,11 @@ class Core:
         if refusal is not None:
             raise self._overloaded(model, refusal)
         longest = model.costs.longest
-        model.batcher.unfinished.add(count, work.wish.heads, longest)
+        model.batcher.waiting.add(count, work.wish.heads, longest)
         try:
             rows = await self._decoder.prepare(model.predictor.artifact.preprocessor, work.inputs, work.deadline)
         finally:
-            model.batcher.unfinished.remove(count, work.wish.heads, longest)
+            model.batcher.waiting.remove(count, work.wish.heads, longest)
         # Bodies were read in the pool too: that time, since work.started, counts as decoding.
         decoded = time.perf_counter()
         self._observer.decoded(model.name, decoded - work.started)
@@ -209,7 +209,7 @@ class Core:
     def _refusal(self, model: ServedModel, rows: int, heads: int | None, deadline: Deadline) -> Refusal | None:
         return admit(
             model.costs,
-            model.batcher.unfinished,
+            model.batcher.load,
             model.policy,
             rows=rows,
             heads=heads,
@@ -220,9 +220,9 @@ class Core:
     def _overloaded(self, model: ServedModel, refusal: Refusal) -> Overloaded:
         """Say when to ask again: when there probably is room, and not all at the same moment."""
         wait = max(refusal.retry_seconds, LEAST_RETRY_SECONDS) * self._jitter.uniform(1.0, 2.0)
-        waiting = model.batcher.unfinished.rows
+        rows = model.batcher.load.rows
         why = {
-            "queue_full": f"{waiting} inputs wait for model {model.name!r}; at most {model.policy.most_waiting} may",
+            "queue_full": f"{rows} inputs wait for model {model.name!r}; at most {model.policy.most_waiting} may",
             "too_slow": f"Model {model.name!r} would answer in {refusal.seconds:.3g} seconds, which is too late",
         }[refusal.reason]
         return Overloaded(

@@ -61,15 +61,10 @@ class Service:
             self._thread.join(0.005)
         return self
 
-    def waiting(self, model: str) -> int:
-        """Inputs in line for a worker."""
-        [served] = self.core._models.candidates(model)
-        rows: int = served.batcher.waiting_rows
-        return rows
-
     def wait_for(self, rows: int, model: str) -> None:
-        """Wait until so many inputs are in line."""
-        while self.waiting(model) != rows:
+        """Wait until so many inputs are decoded and in line."""
+        [served] = self.core._models.candidates(model)
+        while sum(len(line) for line in served.batcher._lines.values()) != rows:
             self._thread.join(0.005)
             assert self._thread.is_alive()
 

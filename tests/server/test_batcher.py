@@ -117,6 +117,7 @@ def batcher_of(engine: Engine, *, floor: int = HEADS, target_seconds: float = 1.
 
 
 OBSERVER = PrometheusObserver()
+POLICY = Policy(floor=HEADS, target_seconds=1.0, most_waiting=9)
 
 
 def make_batcher(compute: Compute, costs: Costs, policy: Policy) -> Batcher:
@@ -205,12 +206,12 @@ def test_every_row_ends_exactly_once_with_what_is_its_own(
             if event.withdrawn_after is not None:
                 loop.call_later(event.withdrawn_after, ticket.cancel)
             await settle()
-            assert engine.running == workers or not batcher.waiting_rows, "a worker is idle though rows wait"
+            assert engine.running == workers or not batcher.waiting.rows, "a worker is idle though rows wait"
         everything = [answer for _, ticket, _ in requests for answer in ticket.answers]
         await asyncio.wait(everything)
         await batcher.drained()
         await settle()
-        assert (batcher.waiting_rows, batcher.unfinished.rows, engine.running) == (0, 0, 0)
+        assert (batcher.load.rows, batcher.load.seconds(engine.costs, POLICY), engine.running) == (0, 0.0, 0)
         for event, ticket, identities in requests:
             for each, answer in zip(identities, ticket.answers, strict=True):
                 assert len(ends[each]) == 1
@@ -365,7 +366,7 @@ def test_an_error_of_the_input_reaches_its_row() -> None:
         raise InputError("not_finite", "NaN")
 
     async def story() -> None:
-        batcher = make_batcher(refuse, costs_of(1.0, 1.0), Policy(floor=HEADS, target_seconds=1.0, most_waiting=9))
+        batcher = make_batcher(refuse, costs_of(1.0, 1.0), POLICY)
         with pytest.raises(RowFailed) as failed:
             await batcher.submit([make_row(0)], Wish(), 1000.0).wait()
         assert isinstance(failed.value.__cause__, InputError)
@@ -384,8 +385,9 @@ def test_a_deadline_is_kept_even_by_an_engine_that_never_returns() -> None:
                 await ticket.wait()
             assert isinstance(failed.value.__cause__, Expired)
             assert loop.time() == pytest.approx(3.0 + each)
-        assert batcher.waiting_rows == 0
+        assert batcher.waiting.rows == 0
         await batcher.drained()
+        assert batcher.load.rows == 0
         assert [identities for identities, _ in engine.batches] == [[0]]
 
     play(story())
