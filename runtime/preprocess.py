@@ -14,7 +14,16 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (  # the formats that are read: without their plugins Pillow would import all that it has
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageOps,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 from tokenizers import Tokenizer
 
 from runtime.errors import InputError
@@ -34,6 +43,13 @@ Batch = dict[str, NDArray[np.generic]]
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
+"""Most pixels that any limit may allow: Pillow, which allocates a little while it reads the header, refuses more."""
+
+# Pillow warns about odd but readable files, and about sizes, which are checked here. Once and for the whole process:
+# `warnings.catch_warnings` around each decoding would change the filters of all threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Preprocessor(ABC):
@@ -92,13 +108,11 @@ class ImagePreprocessor(Preprocessor):
         if not data:
             raise InputError("empty_input", "The image is empty (0 bytes).")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow warns about odd but readable files
-                image: Image.Image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-                self._check_pixels(image.width * image.height)
-                image.load()
-                image = ImageOps.exif_transpose(image)
-                return self._to_mode(image)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+            self._check_pixels(image.width * image.height)
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            return self._to_mode(image)
         except UnidentifiedImageError as error:
             raise InputError(
                 "not_an_image", f"The data is not an image in a supported format ({', '.join(IMAGE_FORMATS)})."

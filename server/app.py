@@ -4,6 +4,7 @@ neurotrails serve --models models --port 8000
 """
 
 import contextlib
+import inspect
 import logging
 import signal
 import sys
@@ -15,10 +16,10 @@ from typing import Any, Never
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
+from server.config import flag_parameters, load_settings
 from server.core import Core
 from server.decode import Decoder
 from server.errors import MethodNotAllowed, NotFound, NotReady, StartupError
@@ -73,50 +74,32 @@ def create_app(settings: Settings, on_failure: Callable[[StartupError], None] = 
     return app
 
 
-def serve(
-    *,
-    models: Path | None = None,
-    engine: str | None = None,
-    accept_deepsparse_licence: bool | None = None,
-    cores: int | None = None,
-    engine_workers: int | None = None,
-    host: str | None = None,
-    port: int | None = None,
-) -> None:
+def serve(*, config: Path | None = None, print_config: bool = False, **flags: Any) -> None:
     """Serve all artifacts in a folder over HTTP until SIGTERM or Ctrl-C.
 
-    What is not given comes from environment variables (NEUROTRAILS_MODELS, ...), then from the defaults.
+    What no flag says comes from environment variables (NEUROTRAILS_MODELS, ...), then from the file, then from the
+    defaults.
 
     Args:
-        models: Folder whose subfolders are the artifacts to serve. Default: models
-        engine: auto, deepsparse, native or onnxruntime. Default: auto
-        accept_deepsparse_licence: Let `auto` choose DeepSparse, whose licence covers evaluation only. Default: false
-        cores: Cores to compute on. Default: all that this process may use
-        engine_workers: Processes that compute for each model, each pinned to its share of the cores. A stuck or crashed
-            one is replaced. Default: 0, compute in threads of the server
-        host: Address to listen on. Default: 127.0.0.1
-        port: Port to listen on. Default: 8000
+        config: YAML file with settings. Default: what NEUROTRAILS_CONFIG names, if anything
+        print_config: Print all settings as YAML, with where each came from, and exit
 
     Raises:
         StartupError: The settings are wrong, or a model cannot be served.
     """
+    configured = load_settings({name: value for name, value in flags.items() if value is not None}, config)
+    if print_config:
+        print(configured.as_yaml(), end="")
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each malformed form, as do we
-    given: dict[str, Any] = {
-        "models": models,
-        "engine": engine,
-        "accept_deepsparse_licence": accept_deepsparse_licence,
-        "cores": cores,
-        "engine_workers": engine_workers,
-        "host": host,
-        "port": port,
-    }
-    try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors())
-        raise StartupError(f"The settings are wrong: {problems}.") from error
-    run(settings)
+    run(configured.settings)
+
+
+# The flags are made from the settings, so that each setting has one and all have one description.
+serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [*list(inspect.signature(serve).parameters.values())[:2], *flag_parameters()]
+)
 
 
 def run(settings: Settings) -> None:

@@ -1,13 +1,16 @@
 """Settings of the server: keyword arguments, or environment variables with the prefix NEUROTRAILS_.
 
-NEUROTRAILS_PORT=9000 NEUROTRAILS_ENGINE=onnxruntime neurotrails serve
+NEUROTRAILS_PORT=9000 NEUROTRAILS_ENGINE=onnxruntime neurotrails serve --config server.yaml
 """
 
+import json
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from runtime.preprocess import MAX_PIXELS, MOST_PIXELS
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -35,7 +38,7 @@ class Settings(BaseSettings):
     """Processes that compute for each model, each on its share of the cores; 0: threads of the server compute."""
     engine_timeout_seconds: Seconds = 60.0
     """Longest time that a call of an engine may take in such a process, which is then killed and replaced."""
-    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 4, 16)
+    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1), NoDecode] = (1, 4, 16)
     """Batch sizes that engines compile at start-up; any number of inputs can be sent."""
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -59,7 +62,7 @@ class Settings(BaseSettings):
     """Most inputs of one model that are admitted and not answered; more are refused with 429."""
     max_inputs: Positive = 64
     """Most inputs in one request."""
-    max_pixels: Positive = 50_000_000
+    max_pixels: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = MAX_PIXELS
     """Most pixels in one image, checked before any is decoded."""
     max_text_chars: Positive = 200_000
     """Most characters in one text."""
@@ -67,6 +70,14 @@ class Settings(BaseSettings):
     """Threads that decode images and tokenize texts."""
     shutdown_timeout_seconds: Positive = 30
     """Longest time that open requests may take to finish once the server is told to stop."""
+
+    @field_validator("batch_sizes", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """In the environment, `1,4,16` and `[1, 4, 16]` are the same."""
+        if not isinstance(value, str):
+            return value
+        return json.loads(value) if value.lstrip().startswith("[") else value.split(",")
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:

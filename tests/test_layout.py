@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "server": {"server", "runtime"},
 }
 SERVER_ROWS = [
-    {"settings", "errors", "work"},
+    {"settings", "errors", "work", "config"},
     {"metrics", "schema", "admission"},
     {"decode", "compression", "batcher", "models", "middleware"},
     {"core", "oip"},

@@ -1,6 +1,10 @@
 import io
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +141,35 @@ def test_giants_are_refused_before_they_are_decoded(size: tuple[int, int]) -> No
     with pytest.raises(InputError) as refused:
         GREY.prepare(_png_header(*size))
     assert refused.value.code == "image_too_large"
+
+
+def test_only_the_allowed_formats_are_ever_loaded() -> None:
+    code = (
+        "from PIL import Image, ImageFile; from runtime.errors import InputError; from runtime.preprocess import *\n"
+        "spec = ImagePreprocessing(mode='L', height=4, width=4, resize_shorter=4, mean=[0.0], std=[1.0])\n"
+        "for data in (b'II*\\0' + bytes(50), b'%!PS-Adobe-3.0 EPSF', b'P5 1 1 255 a', b'RIFF1234WEBPnone'):\n"
+        "    try: ImagePreprocessor(spec).prepare(data)\n"
+        "    except InputError as error: assert error.code == 'not_an_image', error\n"
+        "    else: raise SystemExit('it was read')\n"
+        "print(ImageFile.LOAD_TRUNCATED_IMAGES, *(set(Image.OPEN) - set(IMAGE_FORMATS)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    truncated, *others = done.stdout.split()
+    assert truncated == "False"
+    assert set(others) <= {"DIB", "MPO", "PPM", "TIFF"}  # they come with BMP and JPEG, or always
+
+
+def test_odd_files_are_read_by_many_threads_and_no_filter_of_warnings_changes() -> None:
+    file = io.BytesIO()
+    Image.new("P", (4, 4)).save(file, "PNG", transparency=bytes(range(4)))  # Pillow warns of converting it to RGB
+    spec = ImagePreprocessing(
+        mode="RGB", height=4, width=4, resize_shorter=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(ImagePreprocessor(spec).prepare, [file.getvalue()] * 100))
+    assert all(np.array_equal(row["image"], rows[0]["image"]) for row in rows)
+    assert list(warnings.filters) == before
 
 
 def test_the_limit_itself_is_allowed() -> None:

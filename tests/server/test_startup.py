@@ -76,7 +76,7 @@ def test_settings_are_checked(wrong: dict[str, object]) -> None:
 
 def test_wrong_settings_stop_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEUROTRAILS_MAX_INPUTS", "many")
-    with pytest.raises(StartupError, match=r"max_inputs: .*'many'"):
+    with pytest.raises(StartupError, match=r"max_inputs \(NEUROTRAILS_MAX_INPUTS\): .*'many'"):
         serve()
 
 
