@@ -52,9 +52,10 @@ BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 STATIC_BYTES = 64 * 2**20
 """Up to this size of its dense constants a stage is compiled anew for every shape, beyond it once for all shapes.
 
-Measured on two cores, interleaved: static shapes make calls of 0.4 to 20 ms (newsgroups) 1.2 to 1.5 times faster, and
-change nothing in those of 30 to 500 ms (WRN-28-10), where they take the memory of the weights once more for each shape:
-1,211 instead of 405 MB for two stages at three batch sizes.
+Measured once, for 15 (newsgroups) and 5 (WRN-28-10) interleaved rounds on two cores that other processes used too, so
+roughly. Calls of 0.4 to 20 ms took 1.2 to 1.6 times as long with dynamic shapes; with a batch axis bounded to 1..16
+mostly 0.9 to 1.2 times, which may be noise. Calls of 30 to 500 ms took as long either way, and static shapes then cost
+the memory of the weights once more for each shape: 1,211 instead of 405 MB for two stages at three batch sizes.
 """
 
 
