@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from runtime.inspection.contents import Inspection
-from runtime.manifest import Calibration, EarlyExit, Manifest, TextPreprocessing
+from runtime.manifest import Calibration, EarlyExit, Manifest, Quantization, TextPreprocessing
 from runtime.table import Cells, table
 
 
@@ -111,9 +111,28 @@ def _quality(manifest: Manifest) -> list[str]:
         values = (metrics.accuracy, metrics.nll, metrics.brier, metrics.ece)
         rows.append((metrics.split, f"{metrics.rows:,}", *(f"{value:.4f}" for value in values), heads, differ))
     lines += table(rows) if manifest.evaluation else ["no evaluation"]
+    lines += _quantization(manifest.quantization) if manifest.quantization else []
     exits: list[Cells] = [("stop at confidence", "accuracy", "mean heads")]
     exits += [(f"{p.min_confidence:.2f}", f"{p.accuracy:.4f}", f"{p.mean_heads:.2f}") for p in early_exit.points]
     return [*lines, f"early exit ({_split(early_exit)})", *table(exits)]
+
+
+def _quantization(found: Quantization) -> list[str]:
+    change, low, high = (
+        f"{100 * value:+.2f}"
+        for value in (found.accuracy_change, found.accuracy_change_low, found.accuracy_change_high)
+    )
+    flips = (found.vote_flips, *found.head_flips)
+    vote, *heads = (f"{one.share:.2%} ({one.low:.2%} to {one.high:.2%})" for one in flips)
+    accepted = ", a loss that was accepted" if found.loss_accepted else ""
+    return [
+        f"int8 against fp32 ({found.measured_rows:,} rows of split {found.measured_split}): accuracy {change} points "
+        f"({low} to {high}){accepted}",
+        f"labels that int8 changed: vote {vote}; heads {', '.join(heads)}",
+        f"{found.layers:,} layers in int8, {len(found.kept):,} in fp32; ranges ({found.method}) from {found.rows:,} "
+        f"rows of split {found.split}",
+        *(f"  in fp32: {layer.stage} {layer.name}: {layer.reason}" for layer in found.kept),
+    ]
 
 
 def _split(measured: Calibration | EarlyExit) -> str:

@@ -22,6 +22,8 @@ from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.errors import UnsupportedModel
 from runtime.graph import dense_of, load_graph, sparse_constants, stored_weights
+from runtime.inspection.contents import examine
+from runtime.inspection.listing import render
 from runtime.verify import read_reference, verify
 from tests.engines import ENGINE_NAMES
 from training.batches import Batches
@@ -133,6 +135,18 @@ def test_what_the_manifest_says_is_what_the_int8_graphs_give(pair: tuple[Path, A
     assert (told.measured_split, told.measured_rows) == ("report", len(targets))
     assert told.vote_flips.share <= 0.05
     assert (manifest.precision, manifest.version) == ("int8", "1-int8")
+
+
+def test_inspect_tells_what_int8_changed(pair: tuple[Path, Artifact, Artifact]) -> None:
+    _, fp32, int8 = pair
+    told = int8.manifest.quantization
+    assert told is not None
+    lines = "\n".join(render(examine(int8)))
+    assert f"accuracy {100 * told.accuracy_change:+.2f} points" in lines
+    assert f"changed: vote {told.vote_flips.share:.2%} (" in lines
+    assert f"{told.layers} layers in int8, {len(told.kept)} in fp32" in lines
+    assert all(f"in fp32: {layer.stage} {layer.name}: " in lines for layer in told.kept)
+    assert "int8" not in "\n".join(render(examine(fp32)))
 
 
 def test_the_same_run_gives_the_same_bytes(pair: tuple[Path, Artifact, Artifact], tmp_path: Path) -> None:
