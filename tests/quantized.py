@@ -110,6 +110,19 @@ def inputs(model: onnx.ModelProto, rows: int = 4) -> Array:
     return np.random.default_rng(7).standard_normal((rows, *sizes)).astype(np.float32)
 
 
+def lookup(seed: int = 0) -> onnx.ModelProto:
+    """Rows of a table by ids that Cast makes of the input, then a linear layer."""
+    generator = np.random.default_rng(seed)
+    nodes = [
+        helper.make_node("Abs", ["x"], ["positive"]),
+        helper.make_node("Cast", ["positive"], ["ids"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "ids"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weight"], ["y"]),
+    ]
+    constants = {"table": weight_of(generator, (10, 6), 0.5), "weight": weight_of(generator, (6, 4), 0.5)}
+    return graph_of(nodes, constants, (7,), "y", (7, 4))
+
+
 def norm_network(seed: int = 0) -> onnx.ModelProto:
     """BatchNormalization, Relu, Conv: the beginning of a head of a pre-activation network."""
     generator = np.random.default_rng(seed)

@@ -271,14 +271,14 @@ def _sparsity(layers: Sequence[LayerSparsity], ordered: Graphs, files: Mapping[s
 def _reasons(
     layers: Sequence[LayerSparsity], graphs: Graphs, kept: Sequence[Sensitivity], files: Mapping[str, str]
 ) -> Iterator[KeptLayer]:
-    """Why layers compute in fp32: those that accuracy asked for, and those that are neither convolution nor linear."""
+    """Why weights are fp32: accuracy asked for it, or nothing that uses them so can be quantized."""
     for found in kept:
         reason = f"accuracy: quantized alone it moves the logits by {found.effect:.2%} of their variance"
         yield KeptLayer(stage=files[found.file], name=found.layer.weight, reason=reason)
     able = {(graph.stage.file, layer.weight) for graph in graphs.stages for layer in quantizable(graph.model)}
     for layer in layers:
         if (layer.stage, layer.name) not in able:
-            yield KeptLayer(stage=files[layer.stage], name=layer.name, reason="not a convolution or linear layer")
+            yield KeptLayer(stage=files[layer.stage], name=layer.name, reason="used in a way that is not quantized")
 
 
 def _reference_tensors(

@@ -9,6 +9,9 @@ quantized: engines have no integer convolution with a float output. The outputs 
 they do have, and which costs no accuracy: so logits, and all of a transformer but its linear layers, are float. An Add
 of two quantized tensors whose sum is quantized too reads them as such.
 
+A table of embeddings is stored in int8 too, one scale for each column, and dequantized behind its lookup (Gather): that
+computes nothing in int8, but the table is often most of a text encoder's bytes.
+
 The int8 tensor keeps the weight's name; what it is in float is called `NAME.dequantized`.
 """
 
@@ -49,7 +52,8 @@ class Layer:
     @property
     def tensors(self) -> tuple[str, ...]:
         """Activations whose ranges must be known."""
-        return (self.input, self.output) if self.operator == "Conv" else (self.input,)
+        found = {"Conv": (self.input, self.output), "Gather": ()}
+        return found.get(self.operator, (self.input,))
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,23 @@ def quantizable(model: onnx.ModelProto) -> list[Layer]:
     layers = []
     for node in model.graph.node:
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or weights.get(node.input[1], np.zeros(0)).ndim < 2:
+        if node.op_type not in ("Conv", "Gemm", "MatMul", "Gather"):
             continue
-        if weights[node.input[1]].dtype != np.float32 or len(_readers(model, node.input[1])) > 1:
+        data, weight = node.input[:2] if node.op_type != "Gather" else reversed(node.input[:2])
+        if weight not in weights or weights[weight].ndim < 2 or data in weights:
             continue
-        if node.op_type == "Gemm":
+        if weights[weight].dtype != np.float32 or len(_readers(model, weight)) > 1:
+            continue
+        if node.op_type == "Gather":
+            if weights[weight].ndim != 2 or attributes.get("axis", 0) != 0:
+                continue
+            axis = 1
+        elif node.op_type == "Gemm":
             if attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1 or attributes.get("transA", 0):
                 continue
             axis = 0 if attributes.get("transB", 0) else 1
         elif node.op_type == "MatMul":
-            if weights[node.input[1]].ndim != 2:
+            if weights[weight].ndim != 2:
                 continue
             axis = 1
         else:
@@ -84,7 +95,7 @@ def quantizable(model: onnx.ModelProto) -> list[Layer]:
         if bias is not None and (weights.get(bias, np.zeros(0)).ndim != 1 or len(_readers(model, bias)) > 1):
             continue
         output = _behind_relu(model, node.output[0]) if node.op_type == "Conv" else node.output[0]
-        layers.append(Layer(node.op_type, node.input[1], axis, node.input[0], bias, output))
+        layers.append(Layer(node.op_type, weight, axis, data, bias, output))
     return layers
 
 
@@ -96,7 +107,8 @@ def quantize(model: onnx.ModelProto, ranges: Mapping[str, Range], *, keep: Set[s
     layers = [layer for layer in quantizable(model) if layer.weight not in keep]
     arrays = constant_arrays(model)
     listed = {name: numpy_helper.to_array(sparse.indices) for name, sparse in sparse_constants(model)}
-    inputs = {layer.input for layer in layers}
+    tables = {layer.output: layer for layer in layers if layer.operator == "Gather"}
+    inputs = {layer.input for layer in layers if layer.operator != "Gather"}
     outputs = {layer.output for layer in layers if layer.operator == "Conv"}
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -106,11 +118,14 @@ def quantize(model: onnx.ModelProto, ranges: Mapping[str, Range], *, keep: Set[s
     constants: list[onnx.NodeProto] = []
     reads: dict[tuple[str, str], str] = {}  # (weight of the reader, tensor) -> what it reads instead
     for layer in layers:
-        scale = ranges[layer.input].scale
+        scale = np.float32(1) if layer.operator == "Gather" else ranges[layer.input].scale
         bias = None if layer.bias is None else arrays[layer.bias]
         weight = quantize_weight(arrays[layer.weight], layer.axis, scale, bias)
         kept = _mask(listed[layer.weight], weight.values) if layer.weight in listed else None
-        constants += _weight_nodes(graph, layer, weight, kept)
+        constants += _store_weight(graph, layer.weight, weight, kept)
+        if layer.operator == "Gather":
+            continue
+        constants.append(_dequantize(layer.weight, layer.weight, f"{layer.weight}.dequantized", axis=layer.axis))
         reads[layer.weight, layer.weight] = f"{layer.weight}.dequantized"
         if layer.bias is not None and bias is not None:
             constants.append(_bias_node(graph, layer.bias, bias, scale, weight.scales))
@@ -132,7 +147,14 @@ def quantize(model: onnx.ModelProto, ranges: Mapping[str, Range], *, keep: Set[s
         for index, name in enumerate(produced):
             if name in outputs:
                 node.output[index] = f"{name}.float"
+            elif name in tables:
+                node.output[index] = f"{tables[name].weight}.rows"
         nodes.append(node)
+        nodes += [
+            _dequantize(tables[name].weight, f"{tables[name].weight}.rows", name, axis=-1)
+            for name in produced
+            if name in tables
+        ]
         for name in produced:
             if name in outputs:
                 nodes += _pair(graph, name, ranges[name], f"{name}.float", name)
@@ -215,17 +237,16 @@ def _mask(indices: NDArray[np.generic], values: NDArray[np.int8]) -> NDArray[np.
     return mask.reshape(values.shape)
 
 
-def _weight_nodes(
-    graph: onnx.GraphProto, layer: Layer, weight: QuantizedWeight, kept: NDArray[np.bool_] | None
+def _store_weight(
+    graph: onnx.GraphProto, name: str, weight: QuantizedWeight, kept: NDArray[np.bool_] | None
 ) -> Iterator[onnx.NodeProto]:
-    """The constant (sparse if that is smaller; `kept` are the entries of the mask) and its DequantizeLinear."""
+    """Store a weight, its scales and zero points; yield its node if it is sparse, `kept` being what its mask keeps."""
     if kept is not None and kept.mean() < SPARSE_BELOW:
-        yield sparse_constant(layer.weight, weight.values, kept)
+        yield sparse_constant(name, weight.values, kept)
     else:
-        _add(graph, layer.weight, weight.values)
-    _add(graph, f"{layer.weight}.scale", weight.scales)
-    _add(graph, f"{layer.weight}.zero_point", np.zeros(len(weight.scales), dtype=np.int8))
-    yield _dequantize(layer.weight, layer.weight, f"{layer.weight}.dequantized", axis=layer.axis)
+        _add(graph, name, weight.values)
+    _add(graph, f"{name}.scale", weight.scales)
+    _add(graph, f"{name}.zero_point", np.zeros(len(weight.scales), dtype=np.int8))
 
 
 def _bias_node(

@@ -11,12 +11,12 @@ from runtime.engines.integer import WEIGHTED, integer_form
 from runtime.errors import UnsupportedModel
 from runtime.graph import check_graph, stored_weights
 from tests.engines import onnx_session
-from tests.quantized import encoder, inputs, norm_network, quantized, residual_network
+from tests.quantized import encoder, inputs, lookup, norm_network, quantized, residual_network
 
 Network = Callable[[], onnx.ModelProto]
 
 
-@pytest.mark.parametrize("network", [residual_network, encoder, norm_network])
+@pytest.mark.parametrize("network", [residual_network, encoder, norm_network, lookup])
 def test_it_computes_what_the_qdq_graph_computes(network: Network) -> None:
     model = quantized(network(), inputs(network()))
     x = inputs(network(), rows=32)
@@ -28,7 +28,7 @@ def test_it_computes_what_the_qdq_graph_computes(network: Network) -> None:
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
 
 
-@pytest.mark.parametrize("network", [residual_network, encoder, norm_network])
+@pytest.mark.parametrize("network", [residual_network, encoder, norm_network, lookup])
 def test_layers_are_on_integers_and_the_graph_is_safe(network: Network) -> None:
     model = quantized(network(), inputs(network()))
     before = model.SerializeToString(deterministic=True)

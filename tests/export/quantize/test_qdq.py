@@ -14,7 +14,7 @@ from export.quantize.ranges import Range
 from runtime.engines.integer import integer_form
 from runtime.graph import stored_weights
 from tests.engines import onnx_session
-from tests.quantized import Array, encoder, inputs, quantized, residual_network, values_of, weight_of
+from tests.quantized import Array, encoder, inputs, lookup, quantized, residual_network, values_of, weight_of
 
 
 def test_all_layers_are_found_with_their_channels() -> None:
@@ -35,7 +35,7 @@ def test_products_of_activations_and_shared_weights_are_left_alone() -> None:
     assert [layer.weight for layer in quantizable(model)] == ["down.weight"]
 
 
-@pytest.mark.parametrize("network", [residual_network, encoder])
+@pytest.mark.parametrize("network", [residual_network, encoder, lookup])
 def test_weights_are_symmetric_per_channel_and_zeros_stay(network: Callable[[], onnx.ModelProto]) -> None:
     model = network()
     before: dict[str, Array] = constant_arrays(model)
@@ -145,6 +145,17 @@ def test_the_graph_computes_nearly_what_fp32_computes(network: Callable[[], onnx
     [found] = onnx_session(quantized(model, x)).run(None, {"x": x})
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     assert np.abs(found - expected).max() > 0
+
+
+def test_a_table_is_dequantized_behind_its_lookup() -> None:
+    model = lookup()
+    x = inputs(model)
+    result = quantized(model, x)
+    table, stored = constant_arrays(model)["table"].astype(np.float32), constant_arrays(result)
+    assert stored["table"].dtype == np.int8
+    back = stored["table"].astype(np.float32) * stored["table.scale"].astype(np.float32)
+    assert np.abs(back - table).max() <= np.abs(table).max() / 253
+    np.testing.assert_array_equal(values_of(result, x)["rows"], back[np.abs(x).astype(np.int64)])
 
 
 def test_a_bias_too_large_for_int32_widens_the_steps_of_its_channel() -> None:
