@@ -84,12 +84,21 @@ class EngineProcess:
         self._process.start()
         theirs.close()
 
-    def load(self, key: str, folder: Path, *, batch_sizes: tuple[int, ...], tokens: int | None) -> Loaded:
+    def load(
+        self,
+        key: str,
+        folder: Path,
+        *,
+        batch_sizes: tuple[int, ...],
+        tokens: int | None,
+        precision: str | None = None,
+    ) -> Loaded:
         """Load an artifact under `key`, compiled for the batch sizes and, for text, one token length.
 
-        Raises NeurotrailsError when the engine cannot.
+        `precision` is what the engine computes in; None: what the artifact is stored in. Raises NeurotrailsError when
+        the engine cannot.
         """
-        loaded: Loaded = self._ask("load", key, folder, batch_sizes, tokens)
+        loaded: Loaded = self._ask("load", key, folder, batch_sizes, tokens, precision)
         return loaded
 
     def prime(self, key: str, *, batch: int, heads: int) -> VisitPlan:
@@ -173,13 +182,18 @@ class _LoadedArtifacts:
         self._inputs: dict[tuple[str, int], Batch] = {}
         self._plans: dict[tuple[str, int, int], VisitPlan] = {}
 
-    def load(self, key: str, folder: Path, batch_sizes: tuple[int, ...], tokens: int | None) -> Loaded:
+    def load(
+        self, key: str, folder: Path, batch_sizes: tuple[int, ...], tokens: int | None, precision: str | None
+    ) -> Loaded:
         engine_class(self.engine)
         before = resident_bytes()
         started = time.perf_counter()
         artifact = Artifact.open(folder)
         options = EngineOptions(
-            cores=self.cores, batch_sizes=batch_sizes, lengths=None if tokens is None else (tokens,)
+            cores=self.cores,
+            precision=precision,
+            batch_sizes=batch_sizes,
+            lengths=None if tokens is None else (tokens,),
         )
         engine = load_engine(artifact, self.engine, options)
         seconds = time.perf_counter() - started

@@ -132,7 +132,7 @@ class LatencyResults(Record):
 
 
 def subject_results(
-    panels: Sequence[Panel], macs: Callable[[Subject], tuple[int, int]], peak: float
+    panels: Sequence[Panel[Subject]], macs: Callable[[Subject], tuple[int, int]], peak: float
 ) -> tuple[SubjectResult, ...]:
     """Reckon the results of all panels; `macs` gives (dense, effective) of one row."""
     results = []

@@ -126,7 +126,7 @@ class Run:
             raise EngineError(f"No engine could load anything: {failures[0].message}")
         return loads, failures
 
-    def _panels(self, contenders: list[Contender], failures: list[Failure]) -> list[Panel]:
+    def _panels(self, contenders: list[Contender], failures: list[Failure]) -> list[Panel[Subject]]:
         """One panel for each network and batch size, without what failed to load."""
         failed = {(failure.network, failure.engine, failure.kind) for failure in failures}
         panels = []
@@ -141,7 +141,7 @@ class Run:
                 panels.append(Panel(f"{contender.name}, batch {batch}", tuple(subjects)))
         return panels
 
-    def _warm_up(self, processes: dict[str, EngineProcess], panels: list[Panel]) -> None:
+    def _warm_up(self, processes: dict[str, EngineProcess], panels: list[Panel[Subject]]) -> None:
         for panel in panels:
             self.show(f"warming up {panel.name}")
             for subject in panel.subjects:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from export.artifact import ArtifactDescription, write_artifact
 from live_weights import live_network, random_images, random_tokens
@@ -59,7 +60,9 @@ class LiveRecipe:
         if not isinstance(self.network, TextEncoderConfig):
             return None
         words = {f"w{index}": index for index in range(self.network.vocabulary)}
-        return str(Tokenizer(WordLevel(words, unk_token="w0")).to_str())
+        tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+        tokenizer.pre_tokenizer = WhitespaceSplit()
+        return str(tokenizer.to_str())
 
     def inputs(self, rows: int, *, seed: int) -> Inputs:
         """Draw model inputs that differ from row to row."""

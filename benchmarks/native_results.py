@@ -134,7 +134,7 @@ class NativeResults(Record):
     failures: tuple[LoadFailure, ...]
 
 
-def engine_latencies(panel: Panel, effective_macs: int, peak: float) -> tuple[EngineLatency, ...]:
+def engine_latencies(panel: Panel[Subject], effective_macs: int, peak: float) -> tuple[EngineLatency, ...]:
     """Reckon the latencies of a panel; `effective_macs` are those of the whole batch."""
     native = next((rounds for subject, rounds in panel.calls.items() if subject.engine == NATIVE), None)
     return tuple(

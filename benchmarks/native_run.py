@@ -56,7 +56,7 @@ class NativeRun:
         started = time.perf_counter()
         cores = self.environment.cores
         peak = measure_peak(cores)
-        measured: list[tuple[PreparedWork, Panel]] = []
+        measured: list[tuple[PreparedWork, Panel[Subject]]] = []
         for work in works:
             self.show(f"{work.name}: preparing")
             prepared = prepare_work(work, models, workspace, threads=cores)
@@ -78,7 +78,7 @@ class NativeRun:
             failures=tuple(self.failures),
         )
 
-    def _panel(self, prepared: PreparedWork, batch: int) -> Panel | None:
+    def _panel(self, prepared: PreparedWork, batch: int) -> Panel[Subject] | None:
         """Measure one work at one batch size; None if no engine can load it."""
         name, heads = f"{prepared.work.name}, batch {batch}", len(prepared.manifest.heads)
         with ExitStack() as stack:
@@ -140,7 +140,7 @@ class NativeRun:
         self.load_aims.append(judge_load(prepared.work.name, "warm", seconds["warm"], aims.warm))
 
 
-def _row(prepared: PreparedWork, panel: Panel, peak: float) -> NativeRow:
+def _row(prepared: PreparedWork, panel: Panel[Subject], peak: float) -> NativeRow:
     work, manifest = prepared.work, prepared.manifest
     batch = panel.subjects[0].batch
     dense, effective = (batch * count for count in macs(manifest, len(manifest.heads), prepared.tokens))

@@ -6,14 +6,17 @@ once, so that they see the same state of the machine. Rounds of different panels
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
 Kind = Literal["sparse", "dense"]
 KINDS: tuple[Kind, ...] = ("sparse", "dense")
+
+Timed = TypeVar("Timed", bound=Hashable)
+"""What a benchmark times: `Subject`, or a type of its own."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,12 @@ class Subject:
 
 
 @dataclass
-class Panel:
+class Panel(Generic[Timed]):
     """Subjects that are compared with each other, and what was measured: `calls[subject][round]` in seconds."""
 
     name: str
-    subjects: tuple[Subject, ...]
-    calls: dict[Subject, list[list[float]]] = field(default_factory=dict)
+    subjects: tuple[Timed, ...]
+    calls: dict[Timed, list[list[float]]] = field(default_factory=dict)
     rounds: int = 0
     seconds: float = 0.0
     """Wall-clock time spent in its rounds."""
@@ -76,14 +79,14 @@ def subjects_of(network: str, engine: str, batch: int, heads_total: int) -> list
 
 
 def run_rounds(
-    panels: Sequence[Panel],
-    measure: Callable[[Subject], list[float]],
+    panels: Sequence[Panel[Timed]],
+    measure: Callable[[Timed], list[float]],
     *,
     at_least: int,
     enough: Callable[[], bool],
     generator: np.random.Generator,
     clock: Callable[[], float] = time.perf_counter,
-    after_round: Callable[[Panel], None] = lambda _: None,
+    after_round: Callable[[Panel[Timed]], None] = lambda _: None,
 ) -> None:
     """Measure rounds until every panel has `at_least` of them and `enough()`; fills the panels."""
     while True:

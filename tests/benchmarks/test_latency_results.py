@@ -14,7 +14,7 @@ from rounds import Panel, Subject, subjects_of
 PEAK = 1e9
 
 
-def measured_panel(*, with_ensemble: bool = True) -> Panel:
+def measured_panel(*, with_ensemble: bool = True) -> Panel[Subject]:
     """One engine, two rounds: k sparse heads take k and 2k seconds, the single dense network 4 and 8, the ensemble 12
     and 24.
     """
@@ -31,7 +31,7 @@ def macs(subject: Subject) -> tuple[int, int]:
     return 10**9 * subject.heads, 10**8 * subject.heads
 
 
-def results_of(panel: Panel, *, smoke: bool = False) -> LatencyResults:
+def results_of(panel: Panel[Subject], *, smoke: bool = False) -> LatencyResults:
     """A run that measured `panel`."""
     return LatencyResults(
         smoke=smoke,

@@ -25,12 +25,12 @@ class Bench:
         return [self._seconds(subject)]
 
 
-def panel(name: str, batch: int = 1) -> Panel:
+def panel(name: str, batch: int = 1) -> Panel[Subject]:
     subjects = [subject for engine in ("a", "b") for subject in subjects_of(name, engine, batch, 3)]
     return Panel(name, tuple(subjects))
 
 
-def run(bench: Bench, panels: list[Panel], *, budget: float, at_least: int = 1, seed: int = 0) -> None:
+def run(bench: Bench, panels: list[Panel[Subject]], *, budget: float, at_least: int = 1, seed: int = 0) -> None:
     run_rounds(
         panels, bench.measure, at_least=at_least, enough=lambda: bench.now >= budget,
         generator=np.random.default_rng(seed), clock=bench.clock,
