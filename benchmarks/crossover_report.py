@@ -1,6 +1,7 @@
 """How crossover.json is shown: text, Markdown and a plot, all made from its records alone."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ from crossover_results import (
 from latency_report import aligned, bounds, colour, digits, marker, png
 
 HEADER = ("execution", "density", "median ms [95 %]", "min", "x best dense fp32", "to bf16", "to int8", "rounds")
-LINES = {"fp32": "-", "bf16": "--", "int8": ":"}
+LINES: dict[str, Literal["-", "--", ":"]] = {"fp32": "-", "bf16": "--", "int8": ":"}
 
 
 def table(results: CrossoverResults) -> str:
