@@ -1,4 +1,4 @@
-"""From the bytes of a request to input tensors, in a bounded pool of threads: the event loop decodes nothing.
+"""From the bytes of a request to input tensors, in a bounded pool of threads: the event loop decodes no input.
 
 Two steps, because the model, and so its preprocessing, is known only in between: `read` finds out what the body holds,
 `prepare` turns each input into tensors. A content type is a hint; the bytes decide.
@@ -27,6 +27,8 @@ Params = ParamSpec("Params")
 Result = TypeVar("Result")
 Scalar = str | int | float | bool | None
 
+INLINE_BYTES = 16_384
+"""Bodies of at most this size are taken apart on the event loop: handing them to a thread would cost more."""
 MAX_FIELDS = 16
 MAX_FIELD_BYTES = 1024
 FORMATS = f"{', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}"
@@ -49,6 +51,8 @@ class Decoder:
 
     async def read(self, content_type: str, body: bytes) -> Body:
         """Find out what a body holds and check it against the limits. Raises ServerError."""
+        if len(body) <= INLINE_BYTES:
+            return read_body(content_type, body, self._settings)
         return await self.run(read_body, content_type, body, self._settings)
 
     async def prepare(self, preprocessor: Preprocessor, inputs: Sequence[Input], deadline: Deadline) -> list[Row]:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import BodyTimeout, EngineFailure, ServerError, TooLarge
+from server.errors import BodyTimeout, EngineFailure, Overloaded, ServerError, TooLarge
 from server.metrics import Observer
 from server.settings import Settings
 
@@ -38,6 +38,7 @@ class RequestEnvelope:
         self._app = app
         self._settings = settings
         self._observer = observer
+        self._held = _Held(settings.max_bodies_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection; other than HTTP passes unchanged."""
@@ -60,7 +61,7 @@ class RequestEnvelope:
                 left = True
                 request.cancel()
 
-        body = _Body(receive, self._settings, headers.get("content-length", ""), client_left)
+        body = _Body(receive, self._settings, headers.get("content-length", ""), self._held, client_left)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -70,7 +71,10 @@ class RequestEnvelope:
             await send(message)
 
         try:
-            await self._app(scope, body.receive, send_with_id)
+            try:
+                await self._app(scope, body.receive, send_with_id)
+            finally:
+                body.close()  # from here on nothing is cancelled
         except ServerError as error:
             await self._refuse(error, request_id, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
@@ -87,7 +91,6 @@ class RequestEnvelope:
             else:
                 raise
         finally:
-            body.close()
             route = getattr(scope.get("route"), "path", "unmatched")
             self._observer.request_finished(route, scope["method"], status, time.perf_counter() - started)
 
@@ -99,13 +102,39 @@ class RequestEnvelope:
         return JSONResponse(reply, status_code=error.status, headers=error.headers)
 
 
+class _Held:
+    """Bytes of all bodies that are held at the moment: in total they are bounded."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        """Count more bytes. Raises Overloaded where there is no room for them, and counts them all the same."""
+        self._bytes += count
+        if self._bytes > self._most:
+            raise Overloaded(
+                "overloaded",
+                f"The bodies of all requests exceed {self._most} bytes. Ask again in a second.",
+                {"retry-after": "1", "connection": "close"},
+                {"retry_after_ms": 1000},
+            )
+
+    def remove(self, count: int) -> None:
+        """Count fewer bytes."""
+        self._bytes -= count
+
+
 class _Body:
     """The body of a request, bounded in size, time and slowness; afterwards it watches whether the client leaves."""
 
-    def __init__(self, receive: Receive, settings: Settings, length: str, client_left: Callable[[], None]) -> None:
+    def __init__(
+        self, receive: Receive, settings: Settings, length: str, held: _Held, client_left: Callable[[], None]
+    ) -> None:
         self._receive = receive
         self._settings = settings
         self._length = length
+        self._held = held
         self._client_left = client_left
         self._started = time.monotonic()
         self._size = 0
@@ -132,7 +161,9 @@ class _Body:
                 {"connection": "close"},
             ) from error
         if message["type"] == "http.request":
-            self._size += len(message.get("body", b""))
+            arrived = len(message.get("body", b""))
+            self._size += arrived
+            self._held.add(arrived)
             if self._size > settings.max_body_bytes:
                 raise self._too_large()
             if not message.get("more_body", False):
@@ -140,7 +171,8 @@ class _Body:
         return message
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching and holding."""
+        self._held.remove(self._size)
         if self._watcher is not None:
             self._watcher.cancel()
 

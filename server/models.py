@@ -1,7 +1,6 @@
 """The served models: found in the models folder, checked, loaded on an engine, warmed, looked up by name."""
 
 import asyncio
-import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -193,14 +192,17 @@ def _costs(predictor: Predictor) -> Costs:
         tokens: measure_costs(engine, budget_seconds=COSTS_BUDGET_SECONDS, tokens=tokens)
         for tokens in engine.lengths or (0,)
     }
-    inputs = sample_inputs(engine, 1, min(surfaces))
-    seconds = []
-    for _ in range(OVERHEAD_RUNS):
-        started = time.perf_counter()
-        predictor.predict_batch(inputs)
-        seconds.append(time.perf_counter() - started)
-    overhead = statistics.median(seconds) - surfaces[min(surfaces)].seconds(1, predictor.heads_total)
-    return Costs(surfaces, most_rows=max(engine.sizes), overhead_seconds=max(0.0, overhead))
+    overhead = min(_overhead_seconds(predictor, min(surfaces)) for _ in range(OVERHEAD_RUNS))
+    return Costs(surfaces, most_rows=max(engine.sizes), overhead_seconds=overhead)
+
+
+def _overhead_seconds(predictor: Predictor, tokens: int) -> float:
+    """Time that one batch takes outside the engine."""
+    inputs = sample_inputs(predictor.engine, 1, tokens)
+    started = time.perf_counter()
+    timing = predictor.predict_batch(inputs).timing
+    elapsed = time.perf_counter() - started
+    return elapsed - sum(timing.head_seconds) - (timing.trunk_seconds or 0.0) - (timing.network_seconds or 0.0)
 
 
 async def _compute(

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from runtime.predictor import Wish
 from server.compression import MIN_REPLY_BYTES, Coding, accepted_coding, compress, decompress
 from server.core import Core
-from server.decode import Decoder, Params, Result
+from server.decode import INLINE_BYTES, Decoder, Params, Result
 from server.errors import Forbidden, NotReady, UnknownModel
 from server.oip.codec import refuse, shown
 from server.oip.describe import model_config, model_metadata, server_metadata
@@ -40,10 +40,8 @@ from server.work import Answer, ModelCard, Work
 HEADER_LENGTH = "inference-header-content-length"
 WISHES = ("heads", "min_confidence", "target_accuracy")
 """Parameters of a request besides the protocol's own."""
-INLINE_BYTES = 16_384
-"""Requests of at most this size are read on the event loop: handing them to a thread would cost more."""
 INLINE_NUMBERS = 1024
-"""The same for replies: rows times classes."""
+"""Replies of at most so many rows times classes are written on the event loop, as requests of INLINE_BYTES are read."""
 ERRORS = {
     400: "The request is malformed or asks for what does not exist.",
     404: "There is no such model, or not in this version.",

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     """Port to listen on; 0 takes a free one."""
     max_body_bytes: Positive = 32 * 2**20
     """Largest request body."""
+    max_bodies_bytes: Positive = 256 * 2**20
+    """Most bytes of all request bodies together that are held at a time; more are refused with 429."""
     body_timeout_seconds: Seconds = 30.0
     """Longest time that a client may take to send its body."""
     min_body_rate: Positive = 1000
@@ -85,6 +87,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_waiting_rows ({self.max_waiting_rows}) must be at least max_inputs ({self.max_inputs}), or the "
                 "largest requests would always be refused"
+            )
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_bodies_bytes ({self.max_bodies_bytes}) must be at least max_body_bytes ({self.max_body_bytes}), "
+                "or the largest bodies would always be refused"
             )
         if self.timeout_seconds > self.max_timeout_seconds:
             raise ValueError(

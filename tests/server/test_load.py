@@ -296,6 +296,20 @@ def test_a_body_that_comes_too_slowly(models: Path, monkeypatch: pytest.MonkeyPa
         assert b"1000000000 bytes per second" in reply
 
 
+def test_bodies_are_bounded_together(models: Path, gate: Gate, pool: ThreadPoolExecutor, images: Direct) -> None:
+    size = len(image_file(0))
+    with Busy(models, gate, pool, max_body_bytes=2 * size, max_bodies_bytes=2 * size + size // 2) as busy:
+        second = busy.post(1)
+        busy.wait_for(1, IMAGE)
+        reply = busy.post(2).result()
+        assert f"exceed {2 * size + size // 2} bytes" in refused(reply, 429, "overloaded").error
+        assert reply.headers["retry-after"] == "1"
+        busy.free()
+        images.check(only(second), image_file(1))
+        for seed in range(5):
+            images.check(only(busy.post(seed)), image_file(seed))
+
+
 def test_the_stages_of_a_request_are_in_a_header(client: httpx.Client) -> None:
     reply = client.post("/predict", content=image_file(1))
     stages = dict(stage.split(";dur=") for stage in reply.headers["server-timing"].split(", "))

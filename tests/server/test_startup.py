@@ -80,6 +80,24 @@ def test_wrong_settings_stop_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
         serve()
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_waiting_rows": 10, "max_inputs": 11}, ["max_waiting_rows (10)", "max_inputs (11)"]),
+        ({"timeout_seconds": 9, "max_timeout_seconds": 8}, ["timeout_seconds (9)", "max_timeout_seconds (8)"]),
+        ({"max_bodies_bytes": 9, "max_body_bytes": 10}, ["max_bodies_bytes (9)", "max_body_bytes (10)"]),
+        ({"min_heads": 0}, ["min_heads"]),
+        ({"latency_target_seconds": 0}, ["latency_target_seconds"]),
+        ({"latency_target_seconds": float("inf")}, ["latency_target_seconds"]),
+    ],
+)
+def test_settings_that_do_not_go_together(settings: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings(**settings)
+    for word in words:
+        assert word in str(refused.value)
+
+
 def broken_folder(tmp_path: Path, kind: str) -> str:
     """Make a models folder that cannot be served; return what the error must name."""
     if kind == "missing":
