@@ -1,16 +1,18 @@
 """The integer form computes what the QDQ graph computes, and is made of standard operators on integers only."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from runtime.engines import engine_class
 from runtime.engines.integer import WEIGHTED, integer_form
 from runtime.errors import UnsupportedModel
 from runtime.graph import check_graph, stored_weights
-from tests.engines import onnx_session
+from tests.engines import needs_deepsparse, onnx_session
 from tests.quantized import encoder, inputs, lookup, norm_network, quantized, residual_network
 
 Network = Callable[[], onnx.ModelProto]
@@ -42,6 +44,25 @@ def test_layers_are_on_integers_and_the_graph_is_safe(network: Network) -> None:
     )
     assert all(entry.domain == "" for entry in form.opset_import)
     assert [value.name for value in form.graph.output] == [value.name for value in model.graph.output]
+
+
+@needs_deepsparse
+@pytest.mark.parametrize(("network", "share"), [(residual_network, 1), (encoder, 1), (norm_network, 1), (lookup, 0.5)])
+def test_deepsparse_accelerates_it_and_computes_the_same(network: Network, share: float, tmp_path: Path) -> None:
+    """All but what makes ids of floats and looks them up."""
+    engine_class("deepsparse")  # sets what must be set before its import
+    import deepsparse
+
+    model = quantized(network(), inputs(network()))
+    x = inputs(network())
+    onnx.save(integer_form(model), str(tmp_path / "form.onnx"))
+    engine = deepsparse.MultiModelEngine(
+        str(tmp_path / "form.onnx"), len(x), deepsparse.Context(num_cores=1, num_streams=1), input_shapes=[[*x.shape]]
+    )
+    [expected] = onnx_session(model).run(None, {"x": x})
+    [found] = engine.run([x])
+    assert np.abs(found - expected).max() <= 1.01 * np.abs(expected).max() / 255
+    assert engine.fraction_of_supported_ops >= share
 
 
 def test_a_sparse_weight_stays_sparse() -> None:
