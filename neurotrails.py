@@ -21,6 +21,7 @@ VERBS = {
     "inspect": ("runtime.inspection.inspect", "inspect", "show what an artifact holds"),
     "tune": ("runtime.tuning.tune", "tune", "measure which engine runs an artifact best here; auto then takes it"),
     "predict": ("runtime.predict", "predict", "predict images or texts without a server"),
+    "ask": ("server.client.ask", "ask", "ask a running server to predict images or texts"),
     "serve": ("server.app", "serve", "serve artifacts over HTTP"),
     "doctor": ("runtime.doctor.doctor", "doctor", "show cores, engines and what is missing"),
 }

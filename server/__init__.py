@@ -2,5 +2,5 @@
 
 May import from `runtime` only; inside, each file imports only from those above it in the order settings, errors, work,
 admission, metrics, decode, compression, batcher, models, core, schema, oip, predict_api, oip_api, page_api, middleware,
-app.
+app. `client` is for those who ask the server: it stands beside them all.
 """

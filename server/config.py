@@ -25,7 +25,7 @@ from server.settings import Settings
 PREFIX = "NEUROTRAILS_"
 CONFIG = "NEUROTRAILS_CONFIG"
 """Environment variable that names the YAML file."""
-OTHERS = {CONFIG, "NEUROTRAILS_CACHE", "NEUROTRAILS_DATA", "NEUROTRAILS_SPARSEML"}
+OTHERS = {CONFIG, "NEUROTRAILS_CACHE", "NEUROTRAILS_CLIENT_KEY", "NEUROTRAILS_DATA", "NEUROTRAILS_SPARSEML"}
 """Variables with our prefix that are no settings of the server."""
 
 

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "server": {"server", "runtime"},
 }
 SERVER_ROWS = [
-    {"settings", "errors", "work", "config"},
+    {"settings", "errors", "work", "config", "client"},
     {"metrics", "schema", "admission"},
     {"decode", "compression", "batcher", "models", "middleware"},
     {"core", "oip"},

@@ -138,6 +138,11 @@ def test_the_notes_of_the_engine_are_no_part_of_the_answer(
         ([__file__], "test_predict.py': The data is not an image"),
         (["PICTURE", "--heads", "4"], "heads must be from 1 to 3"),
         (["PICTURE", "--min-confidence", "2"], "min_confidence must be from 0 to 1"),
+        (
+            ["PICTURE", "--target-accuracy", "2"],
+            "target_accuracy must be reached by the exit table of this model, and 2 is not",
+        ),
+        (["PICTURE", "--engine", "onnxruntime", "--precision", "int4"], "onnxruntime does not execute in int4"),
         (["PICTURE", "--top-k", "0"], "top_k must be at least 1, not 0"),
         (["PICTURE", "--engine", "abacus"], "no engine 'abacus'"),
         (["PICTURE", "--cores", "0"], "cores and streams must be at least 1"),
