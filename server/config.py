@@ -100,8 +100,11 @@ def is_secret(field: FieldInfo) -> bool:
 def shown_default(field: FieldInfo) -> str:
     """The default of a setting as YAML."""
     value = field.get_default(call_default_factory=True)
-    plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-    return _in_yaml(plain)
+    return _in_yaml([_plain(each) for each in value] if isinstance(value, tuple) else _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _in_yaml(value: Any) -> str:

@@ -5,7 +5,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from runtime.errors import InputError
@@ -22,7 +23,9 @@ from server.errors import (
     from_input_error,
 )
 from server.metrics import Observer
-from server.models import Models, ServedModel, load_models, open_artifacts
+from server.models import Models, ServedModel, fitting
+from server.reconcile import ModelState, Reconciler
+from server.serving_file import Entry
 from server.settings import Settings
 from server.work import Answer, Deadline, ModelCard, Timing, Work, modality_of
 
@@ -35,7 +38,7 @@ LEAST_RETRY_SECONDS = 0.05
 
 
 class Core:
-    """Predicts with the models of `settings.models`, from `start` to `drain`."""
+    """Predicts with the models that `serving.yaml` names, from `start` to `drain`."""
 
     def __init__(
         self, settings: Settings, decoder: Decoder, observer: Observer, jitter: random.Random | None = None
@@ -44,19 +47,22 @@ class Core:
         self._settings = settings
         self._decoder = decoder
         self._observer = observer
-        self._models = Models([])
+        self._models = Models()
+        self._reconciler = Reconciler(settings, self._models, observer)
         self._state: Literal["loading", "ready", "failed", "draining"] = "loading"
         self._failure = ""
         self._loading: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def start(self, on_failure: Callable[[StartupError], None]) -> None:
-        """Check and load all models in the background, so that the probes can answer meanwhile.
+        """Check and load all models in the background, so that the probes can answer meanwhile; then follow changes.
 
-        A failure is logged and reported to `on_failure`, and nothing is ever served. Needs a running event loop.
+        A failure is logged and reported to `on_failure`, and nothing is ever served. A later change that fails changes
+        nothing. Needs a running event loop.
         """
         self._loading = asyncio.create_task(self._load(on_failure))
         self._watching = asyncio.create_task(self._watch_lag())
@@ -90,13 +96,27 @@ class Core:
             assert refusal is not None
             raise self._overloaded(served, refusal)
 
-    async def predict(self, work: Work) -> Answer:
-        """Predict all inputs of a request with one model. Raises ServerError."""
+    @contextmanager
+    def pinned(self, name: str) -> Iterator[ServedModel]:
+        """Keep the model with this name, in the version that is served now, until the end of the block.
+
+        For requests whose body is read by what the model takes. Raises NotReady or UnknownModel.
+        """
+        self._require_ready()
+        model = self._models.named(name)
+        with model.pins.held():
+            yield model
+
+    async def predict(self, work: Work, pinned: ServedModel | None = None) -> Answer:
+        """Predict all inputs of a request with one model: the one that is `pinned`, or the one that `work` names.
+
+        Raises ServerError.
+        """
         self._require_ready()
         self._open += 1
         self._idle.clear()
         try:
-            return await self._predict(work)
+            return await self._predict(work, pinned)
         finally:
             self._open -= 1
             if not self._open:
@@ -119,11 +139,34 @@ class Core:
             case "failed":
                 return f"The server could not start: {self._failure}"
 
+    async def reconcile(self) -> None:
+        """Look now at what should be served, and do it, instead of when it is time to."""
+        await self._reconciler.reconcile()
+
+    def states(self) -> tuple[ModelState, ...]:
+        """Say of every model, served or not, what is desired and what is."""
+        return self._reconciler.states()
+
+    def problems(self) -> tuple[str, ...]:
+        """Return the reasons why what is served is not what is desired."""
+        return self._reconciler.problems()
+
+    async def want(self, name: str, entry: Entry | None) -> None:
+        """Write to `serving.yaml` that a model is desired: as `entry` says, or as before. Raises ServerError."""
+        await self._reconciler.want(name, entry)
+
+    async def unwant(self, name: str) -> None:
+        """Write to `serving.yaml` that a model is not desired. Raises ServerError."""
+        await self._reconciler.unwant(name)
+
     async def drain(self) -> None:
         """Accept nothing more, finish what was accepted, and release the models."""
         self._state = "draining"
+        self._reconciler.stop()
         if self._loading is not None:
             await self._loading  # a compilation cannot be interrupted
+        if self._following is not None:
+            await self._following
         await self._idle.wait()
         await self._models.close()
         if self._watching is not None:
@@ -132,27 +175,16 @@ class Core:
 
     async def _load(self, on_failure: Callable[[StartupError], None]) -> None:
         try:
-            artifacts = await asyncio.to_thread(open_artifacts, self._settings)
-            self._models = await asyncio.to_thread(load_models, artifacts, self._settings, self._observer)
+            await self._reconciler.start_up()
         except StartupError as error:
             logger.error("%s", error)
             self._state, self._failure = "failed", str(error)
             on_failure(error)
             return
-        for card in self._models.cards:
-            manifest, engine = card.manifest, card.engine
-            logger.info(
-                "Serving %s version %s (%s, %d heads, %s) with %s %s on %d core(s).",
-                manifest.name, manifest.version, manifest.modality, len(manifest.heads), engine.precision,
-                engine.name, engine.version, engine.cores,
-            )  # fmt: skip
-            self._observer.model_loaded(card)
-        engines = [card.engine for card in self._models.cards]
-        for name, note in sorted({(engine.name, note) for engine in engines for note in engine.notes}):
-            logger.warning("%s: %s", name, note)
         if self._state == "loading":
             self._state = "ready"
             logger.info("All models are ready.")
+            self._following = asyncio.create_task(self._reconciler.follow())
 
     async def _watch_lag(self) -> None:
         """Report by how much the event loop is late: it must never compute."""
@@ -166,13 +198,18 @@ class Core:
         if reason is not None:
             raise NotReady("not_ready", reason, {"retry-after": "1"})
 
-    async def _predict(self, work: Work) -> Answer:
+    async def _predict(self, work: Work, pinned: ServedModel | None) -> Answer:
         modalities = {modality_of(value) for value in work.inputs}
         if len(modalities) != 1:
             raise InvalidRequest(
                 "mixed_inputs", "The request mixes images and texts; one request goes to one model, so send two."
             )
-        model = self._models.resolve(work.model, modalities.pop())
+        modality = modalities.pop()
+        model = self._models.resolve(work.model, modality) if pinned is None else fitting(pinned, modality)
+        with model.pins.held():
+            return await self._predict_with(model, work)
+
+    async def _predict_with(self, model: ServedModel, work: Work) -> Answer:
         try:
             model.predictor.check(work.wish)
         except InputError as error:

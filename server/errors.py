@@ -2,6 +2,7 @@
 
 NeurotrailsError
 ├── StartupError            the server cannot start: what is wrong, and with which model
+├── ServingError            a model, or the list of models, cannot be served as it is; what is served goes on
 └── ServerError             a request cannot be answered
     ├── InvalidRequest      400  malformed, or asks for what does not exist
     ├── Forbidden           403  only the admin port does this
@@ -9,10 +10,12 @@ NeurotrailsError
     ├── NotFound            404
     ├── MethodNotAllowed    405
     ├── BodyTimeout         408  the body did not arrive in time
+    ├── CannotServe         409  a model on the search path, or the list of models, is broken
     ├── TooLarge            413  more bytes, inputs, pixels or characters than allowed
     ├── Unsupported         415  neither an image, nor JSON, nor text; or an encoded body
     ├── Overloaded          429  would not be answered in time; says when to ask again
     ├── EngineFailure       500  the engine failed on valid input
+    ├── CannotWrite         500  the list of models cannot be written
     ├── NotReady            503  still loading, or shutting down
     └── DeadlineExceeded    504  the answer was not there within the request's timeout
 """
@@ -25,6 +28,10 @@ from runtime.errors import InputError, NeurotrailsError
 
 class StartupError(NeurotrailsError):
     """The server cannot start with these settings and models."""
+
+
+class ServingError(NeurotrailsError):
+    """What should be served cannot be: a model, the list of models, or the search path. What is served goes on."""
 
 
 class ServerError(NeurotrailsError):
@@ -102,6 +109,18 @@ class Overloaded(ServerError):  # noqa: N818
     """So much work waits that the request would not be answered in time."""
 
     status = 429
+
+
+class CannotServe(ServerError):  # noqa: N818
+    """What is asked for would not be served: a model on the search path, or the list of models, is broken."""
+
+    status = 409
+
+
+class CannotWrite(ServerError):  # noqa: N818
+    """The list of models cannot be written."""
+
+    status = 500
 
 
 class EngineFailure(ServerError):  # noqa: N818

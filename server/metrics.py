@@ -1,5 +1,6 @@
 """What the server reports of itself: the `Observer` interface, and Prometheus behind it. All times are seconds."""
 
+import collections
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,6 +26,18 @@ class Observer(ABC):
     @abstractmethod
     def model_loaded(self, card: ModelCard) -> None:
         """Note that a model is warm and served."""
+
+    @abstractmethod
+    def model_retired(self, card: ModelCard) -> None:
+        """Note that a model is no longer served, and all its requests are answered."""
+
+    @abstractmethod
+    def model_failed(self, name: str) -> None:
+        """Note that a model could not be served as desired; what was served before goes on."""
+
+    @abstractmethod
+    def problems_changed(self, count: int) -> None:
+        """Note how many reasons there are now why what is served is not what is desired."""
 
     @abstractmethod
     def request_finished(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -70,8 +83,20 @@ class PrometheusObserver(Observer):
         ).labels(version("neurotrails"), platform.python_version()).set(1)
         self._models = Gauge(
             "neurotrails_model_info",
-            "A model that is served, always 1.",
+            "A model that is served, or still has requests to answer; always 1.",
             ["model", "version", "engine", "precision"],
+            registry=registry,
+        )
+        self._served: collections.Counter[tuple[str, ...]] = collections.Counter()
+        self._changes = Counter(
+            "neurotrails_model_changes_total",
+            "Models that were loaded, retired after their last request, or failed to load.",
+            ["model", "change"],
+            registry=registry,
+        )
+        self._problems = Gauge(
+            "neurotrails_serving_problems",
+            "Reasons why what is served is not what is desired; see the log.",
             registry=registry,
         )
         self._requests = Counter(
@@ -120,8 +145,27 @@ class PrometheusObserver(Observer):
 
     def model_loaded(self, card: ModelCard) -> None:
         """Set the model's info gauge."""
-        manifest = card.manifest
-        self._models.labels(manifest.name, manifest.version, card.engine.name, card.engine.precision).set(1)
+        labels = _labels(card)
+        self._served[labels] += 1
+        self._models.labels(*labels).set(1)
+        self._changes.labels(card.manifest.name, "loaded").inc()
+
+    def model_retired(self, card: ModelCard) -> None:
+        """Remove the model's info gauge, unless one with the same labels has taken its place."""
+        labels = _labels(card)
+        self._served[labels] -= 1
+        if not self._served[labels]:
+            del self._served[labels]
+            self._models.remove(*labels)
+        self._changes.labels(card.manifest.name, "retired").inc()
+
+    def model_failed(self, name: str) -> None:
+        """Count the failure."""
+        self._changes.labels(name, "failed").inc()
+
+    def problems_changed(self, count: int) -> None:
+        """Set the gauge."""
+        self._problems.set(count)
 
     def request_finished(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count the request and record its end-to-end time; a method made up by the client becomes `other`."""
@@ -167,3 +211,7 @@ class PrometheusObserver(Observer):
     def render(self) -> bytes:
         """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
+
+
+def _labels(card: ModelCard) -> tuple[str, str, str, str]:
+    return card.manifest.name, card.manifest.version, card.engine.name, card.engine.precision

@@ -1,25 +1,28 @@
-"""The served models: found in the models folder, checked, loaded on an engine, warmed, looked up by name."""
+"""The served models: checked, loaded on an engine, warmed, looked up by name, closed after their last request."""
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from runtime.artifact import MANIFEST, Artifact
+from runtime.artifact import Artifact
 from runtime.cores import core_budget
 from runtime.costs import measure_costs, sample_inputs
 from runtime.engines import load_engine
 from runtime.engines.base import Engine, EngineOptions
-from runtime.errors import NeurotrailsError
 from runtime.predictor import Finished, Limit, Prediction, Predictions, Predictor, Wish
 from runtime.preprocess import ImagePreprocessor, Row
 from runtime.workers.engine import load_workers
 from server.admission import Costs, Policy
 from server.batcher import Batcher
-from server.errors import InvalidRequest, StartupError, UnknownModel
+from server.catalog import Version
+from server.errors import InvalidRequest, ServingError, UnknownModel
 from server.metrics import Observer
+from server.serving_file import Entry
 from server.settings import Settings
 from server.work import Modality, ModelCard
 
@@ -31,7 +34,32 @@ COSTS_BUDGET_SECONDS = 0.2
 OVERHEAD_RUNS = 5
 
 
-@dataclass(frozen=True)
+class Pins:
+    """Counts who uses a model. All methods belong to the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the model until the end of the block, also when another version takes its place."""
+        self._count += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._none.set()
+
+    async def released(self) -> None:
+        """Wait until nobody uses it."""
+        await self._none.wait()
+
+
+@dataclass(eq=False)
 class ServedModel:
     """A warm model with its line, and the threads that compute, one for each call that its engine can use at a time."""
 
@@ -41,6 +69,8 @@ class ServedModel:
     policy: Policy
     batcher: Batcher
     pool: ThreadPoolExecutor
+    pins: Pins = field(default_factory=Pins)
+    """A request pins the model that it was admitted for until it is answered."""
 
     @property
     def name(self) -> str:
@@ -48,7 +78,8 @@ class ServedModel:
         return self.card.manifest.name
 
     async def close(self) -> None:
-        """Finish the batches, end the threads and release the engine."""
+        """Wait for the last request and the last batch, end the threads and release the engine."""
+        await self.pins.released()
         await self.batcher.drained()
         await asyncio.to_thread(self._release)
 
@@ -58,31 +89,51 @@ class ServedModel:
 
 
 class Models:
-    """The served models by name."""
+    """The served models by name, one version of each. All methods belong to the event loop's thread."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
-        self._models = {model.name: model for model in models}
+    def __init__(self) -> None:
+        self._models: dict[str, ServedModel] = {}
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
         """What clients may know of each model, in order of name."""
         return tuple(model.card for _, model in sorted(self._models.items()))
 
+    def put(self, model: ServedModel) -> ServedModel | None:
+        """Serve a model from now on; return the one whose place it takes, which its requests still need."""
+        before = self._models.get(model.name)
+        self._models[model.name] = model
+        self._choose_defaults()
+        return before
+
+    def remove(self, name: str) -> ServedModel:
+        """Serve a model no longer; return it: its requests still need it."""
+        removed = self._models.pop(name)
+        self._choose_defaults()
+        return removed
+
+    def named(self, name: str) -> ServedModel:
+        """Find a model. Raises UnknownModel."""
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownModel("unknown_model", f"There is no model {name[:100]!r}; the models are: {self._listed()}.")
+        return model
+
     def resolve(self, name: str | None, modality: Modality) -> ServedModel:
         """Find the model called `name`, or the only one of `modality`. Raises UnknownModel or InvalidRequest."""
         if name is not None:
-            return self._named(name, modality)
-        fitting = [model for model in self._models.values() if model.card.manifest.modality == modality]
-        if not fitting:
+            return fitting(self.named(name), modality)
+        found = [model for model in self._models.values() if model.card.manifest.modality == modality]
+        if not found:
             raise InvalidRequest(
                 "no_default_model", f"No model takes {PLURAL[modality]}; the models are: {self._listed()}."
             )
-        if len(fitting) > 1:
-            names = ", ".join(sorted(model.name for model in fitting))
+        if len(found) > 1:
+            names = ", ".join(sorted(model.name for model in found))
             raise InvalidRequest(
                 "no_default_model", f"Several models take {PLURAL[modality]}; choose one with model=: {names}."
             )
-        return fitting[0]
+        return found[0]
 
     def candidates(self, name: str | None) -> tuple[ServedModel, ...]:
         """The models that a request may be for whose inputs are not known yet: none where there is no such model."""
@@ -93,92 +144,78 @@ class Models:
         for model in self._models.values():
             await model.close()
 
-    def _named(self, name: str, modality: Modality) -> ServedModel:
-        model = self._models.get(name)
-        if model is None:
-            raise UnknownModel("unknown_model", f"There is no model {name[:100]!r}; the models are: {self._listed()}.")
-        takes = model.card.manifest.modality
-        if takes != modality:
-            article = {"image": "an image", "text": "a text"}[modality]
-            raise InvalidRequest(
-                "wrong_type", f"Model {name!r} takes {PLURAL.get(takes, takes)}, but the request holds {article}."
-            )
-        return model
+    def _choose_defaults(self) -> None:
+        """A model is the default where it is the only one of its modality."""
+        counts = Counter(model.card.manifest.modality for model in self._models.values())
+        for model in self._models.values():
+            model.card = replace(model.card, is_default=counts[model.card.manifest.modality] == 1)
 
     def _listed(self) -> str:
-        return ", ".join(f"{card.manifest.name} ({PLURAL[card.manifest.modality]})" for card in self.cards)
+        return ", ".join(f"{card.manifest.name} ({PLURAL[card.manifest.modality]})" for card in self.cards) or "none"
 
 
-def open_artifacts(settings: Settings) -> list[Artifact]:
-    """Open and check every artifact in the models folder. Raises StartupError naming the one that is broken."""
-    folder = settings.models
-    if not folder.is_dir():
-        raise StartupError(f"The models folder {str(folder)!r} does not exist. Point NEUROTRAILS_MODELS to one.")
-    found: dict[str, Artifact] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not (path / MANIFEST).is_file():
-            continue
-        try:
-            artifact = Artifact.open(path)
-        except NeurotrailsError as error:
-            raise StartupError(f"Model {str(path)!r} cannot be served: {error}") from error
-        name = artifact.manifest.name
-        if name in found:
-            raise StartupError(f"{str(found[name].folder)!r} and {str(path)!r} both hold a model named {name!r}.")
-        if artifact.manifest.modality == "tensor":
-            raise StartupError(f"Model {str(path)!r} takes tensors; this server takes images and texts. Remove it.")
-        found[name] = artifact
-    if not found:
-        raise StartupError(f"The models folder {str(folder)!r} holds no artifact (a subfolder with a {MANIFEST}).")
-    return list(found.values())
+def fitting(model: ServedModel, modality: Modality) -> ServedModel:
+    """Return the model, if it takes inputs of this modality. Raises InvalidRequest."""
+    takes = model.card.manifest.modality
+    if takes != modality:
+        article = {"image": "an image", "text": "a text"}[modality]
+        raise InvalidRequest(
+            "wrong_type", f"Model {model.name!r} takes {PLURAL.get(takes, takes)}, but the request holds {article}."
+        )
+    return model
 
 
-def load_models(artifacts: Sequence[Artifact], settings: Settings, observer: Observer) -> Models:
-    """Load and warm every artifact: compiles, so it takes seconds. Raises StartupError naming the one that failed."""
-    modalities = [artifact.manifest.modality for artifact in artifacts]
-    return Models(
-        [_load(artifact, settings, observer, is_default=modalities.count(artifact.manifest.modality) == 1)
-         for artifact in artifacts]
-    )  # fmt: skip
+def load_model(version: Version, entry: Entry, settings: Settings, observer: Observer) -> ServedModel:
+    """Check, load and warm a model: hashes and compiles, so it takes seconds. Raises ServingError."""
+    try:
+        return _load(version, entry, settings, observer)
+    except Exception as error:  # engines and file readers raise errors of many kinds; the remedy is the same
+        raise ServingError(f"Model {str(version.folder)!r} cannot be served: {error}") from error
 
 
-def _load(artifact: Artifact, settings: Settings, observer: Observer, *, is_default: bool) -> ServedModel:
+def _load(version: Version, entry: Entry, settings: Settings, observer: Observer) -> ServedModel:
+    artifact = Artifact.open(version.folder)
+    if artifact.sha256 != version.sha256:
+        raise ServingError("its manifest was replaced while it was being loaded.")
     options = EngineOptions(
         cores=settings.cores or core_budget().cores,
+        precision=entry.precision,
         batch_sizes=settings.batch_sizes,
         streams=settings.streams,
         accept_deepsparse_licence=settings.accept_deepsparse_licence,
     )
+    name, heads = artifact.manifest.name, len(artifact.manifest.heads)
+    if entry.min_heads is not None and entry.min_heads > heads:
+        raise ServingError(f"it has {heads} heads, so min_heads cannot be {entry.min_heads}.")
+    preprocessor = artifact.preprocessor
+    if isinstance(preprocessor, ImagePreprocessor):
+        preprocessor.max_pixels = settings.max_pixels
+    engine = _load_engine(artifact, entry.engine or settings.engine, settings, options)
     try:
-        preprocessor = artifact.preprocessor
-        if isinstance(preprocessor, ImagePreprocessor):
-            preprocessor.max_pixels = settings.max_pixels
-        engine = _load_engine(artifact, settings, options)
         predictor = Predictor(artifact, engine)
         costs = _costs(predictor)
-    except Exception as error:  # engines and file readers raise errors of many kinds; the remedy is the same
-        raise StartupError(f"Model {str(artifact.folder)!r} cannot be served: {error}") from error
-    name = artifact.manifest.name
-    heads = len(artifact.manifest.heads)
-    policy = Policy(
-        floor=min(settings.min_heads or heads, heads),
-        target_seconds=settings.latency_target_seconds,
-        most_waiting=settings.max_waiting_rows,
-        workers=engine.concurrency,
-    )
-    pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix=f"compute-{name}")
-    batcher = Batcher(name, partial(_compute, predictor, pool), costs, policy, observer, tokens_of=preprocessor.tokens)
-    return ServedModel(
-        ModelCard(artifact.manifest, engine.info(), is_default, policy.floor), predictor, costs, policy, batcher, pool
-    )
+        policy = Policy(
+            floor=min(entry.min_heads or settings.min_heads or heads, heads),
+            target_seconds=settings.latency_target_seconds,
+            most_waiting=settings.max_waiting_rows,
+            workers=engine.concurrency,
+        )
+        pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix=f"compute-{name}")
+        compute = partial(_compute, predictor, pool)
+        batcher = Batcher(name, compute, costs, policy, observer, tokens_of=preprocessor.tokens)
+        card = ModelCard(artifact.manifest, engine.info(), is_default=False, min_heads=policy.floor)
+    except BaseException:
+        engine.close()
+        raise
+    return ServedModel(card, predictor, costs, policy, batcher, pool)
 
 
-def _load_engine(artifact: Artifact, settings: Settings, options: EngineOptions) -> Engine:
+def _load_engine(artifact: Artifact, name: str, settings: Settings, options: EngineOptions) -> Engine:
     if not settings.engine_workers:
-        return load_engine(artifact, settings.engine, options)
+        return load_engine(artifact, name, options)
     return load_workers(
         artifact,
-        settings.engine,
+        name,
         options,
         workers=settings.engine_workers,
         call_timeout_seconds=settings.engine_timeout_seconds,

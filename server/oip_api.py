@@ -16,6 +16,7 @@ from server.compression import MIN_REPLY_BYTES, Coding, accepted_coding, compres
 from server.core import Core
 from server.decode import INLINE_BYTES, Decoder, Params, Result
 from server.errors import Forbidden, NotReady, UnknownModel
+from server.models import ServedModel
 from server.oip.codec import refuse, shown
 from server.oip.describe import model_config, model_metadata, server_metadata
 from server.oip.reply import choose_outputs, write_reply
@@ -159,12 +160,14 @@ class _OpenInference:
         card = self._card(request)
         arrived = time.perf_counter()
         try:
-            return await self._infer(request, card)
+            with self._core.pinned(card.manifest.name) as model:
+                return await self._infer(request, model)
         except Exception:
             self._statistics.failed(card, time.perf_counter() - arrived)
             raise
 
-    async def _infer(self, request: Request, card: ModelCard) -> Response:
+    async def _infer(self, request: Request, model: ServedModel) -> Response:
+        card = model.card
         arrived: float = request.state.arrived
         longest = self._core.longest_timeout_seconds
         self._core.admit_headers(card.manifest.name, self._core.deadline(arrived, longest))  # the body may name any
@@ -192,7 +195,7 @@ class _OpenInference:
             started=started,
             deadline=self._core.deadline(arrived, wanted.timeout_seconds),
         )
-        answer = await self._core.predict(work)
+        answer = await self._core.predict(work, model)
 
         began = time.perf_counter()
         numbers = len(answer.predictions) * len(answer.card.manifest.labels)

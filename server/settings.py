@@ -4,16 +4,26 @@ NEUROTRAILS_PORT=9000 NEUROTRAILS_ENGINE=onnxruntime neurotrails serve --config 
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runtime.preprocess import MAX_PIXELS, MOST_PIXELS
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _split_path(value: Any) -> Any:
+    """Folders from one string, or from each of several, separated as in PATH."""
+    given = [value] if isinstance(value, str | Path) else value
+    return [part for each in given for part in str(each).split(os.pathsep) if part]
+
+
+SearchPath = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_path), Field(min_length=1)]
 
 
 class Settings(BaseSettings):
@@ -23,8 +33,12 @@ class Settings(BaseSettings):
         env_prefix="NEUROTRAILS_", frozen=True, extra="forbid", use_attribute_docstrings=True
     )
 
-    models: Path = Path("models")
-    """Folder whose subfolders are the artifacts to serve."""
+    models: SearchPath = (Path("models"),)
+    """Folders with the artifacts to serve, in `name/version/` or directly below; separated by colons, as in PATH."""
+    serving_file: Path = Path("serving.yaml")
+    """File that says which models to serve in which versions; without it: the highest version of all there are."""
+    poll_seconds: Seconds = 5.0
+    """Time between looks at that file and at the folders with the artifacts."""
     engine: str = "auto"
     """Engine that runs the models: deepsparse, native, onnxruntime or openvino; auto: what `neurotrails tune` chose for
     a model on this machine, else native where it can, else another one."""

@@ -15,7 +15,7 @@ MAY_IMPORT = {
 SERVER_ROWS = [
     {"settings", "errors", "work", "config", "client"},
     {"metrics", "schema", "admission"},
-    {"decode", "compression", "batcher", "models", "middleware"},
+    {"catalog", "serving_file", "decode", "compression", "batcher", "models", "reconcile", "middleware"},
     {"core", "oip"},
     {"predict_api", "oip_api", "page_api"},
     {"app"},

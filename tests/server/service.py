@@ -1,6 +1,8 @@
 """Runs the real application with uvicorn on a real socket, in a thread of the test process."""
 
+import asyncio
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +17,9 @@ from runtime.engines.base import EngineOptions
 from runtime.predictor import Prediction, Predictor, Wish
 from runtime.preprocess import Input
 from server.app import create_app
+from server.core import Core
 from server.errors import StartupError
+from server.reconcile import ModelState
 from server.settings import Settings
 from tests.server.inputs import Expected
 
@@ -28,9 +32,9 @@ class Service:
 
     def __init__(self, models: Path, *, engine: str = "onnxruntime", **settings: Any) -> None:
         self.failures: list[StartupError] = []
-        self.settings = Settings(models=models, cores=CORES, engine=engine, port=0, **settings)
+        self.settings = Settings(models=(models,), cores=CORES, engine=engine, port=0, **settings)
         app = create_app(self.settings, self.failures.append)
-        self.core = app.state.core
+        self.core: Core = app.state.core
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, name="service")
@@ -50,6 +54,16 @@ class Service:
         self.client.close()
         self.stop()
         self._thread.join()
+
+    def reconciling(self) -> "Future[None]":
+        """Let the service look after its models now, as polling does; it has when the future is done."""
+        assert self.core._watching is not None
+        return asyncio.run_coroutine_threadsafe(self.core.reconcile(), self.core._watching.get_loop())
+
+    def state(self, model: str) -> ModelState:
+        """What is desired of a model, and what is."""
+        [found] = [state for state in self.core.states() if state.name == model]
+        return found
 
     def stop(self) -> None:
         """Tell the service to stop, as SIGTERM does; does not wait."""

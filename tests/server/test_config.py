@@ -95,7 +95,7 @@ def test_what_is_printed_can_be_given_back(
     assert "host: 0.0.0.0  # NEUROTRAILS_HOST" in lines
     assert f"port: 7001  # {file}" in lines
     assert "batch_sizes: [1, 2]  # --batch-sizes" in lines
-    assert "models: elsewhere  # --models" in lines
+    assert "models: [elsewhere]  # --models" in lines
     assert "cores: null  # default" in lines
     assert set(yaml.safe_load(printed)) == set(Settings.model_fields)
     expected = load_settings(
