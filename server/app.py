@@ -5,7 +5,6 @@ neurotrails serve --models models --port 8000
 
 import contextlib
 import inspect
-import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +22,8 @@ from server.config import flag_parameters, load_settings
 from server.core import Core
 from server.decode import Decoder
 from server.errors import MethodNotAllowed, NotFound, NotReady, StartupError
+from server.keys import Keys, read_keys_file
+from server.logs import configure_logging
 from server.metrics import PrometheusObserver
 from server.middleware import RequestEnvelope
 from server.oip_api import add_oip_api
@@ -43,8 +44,11 @@ PAGE_HEADERS = {
 def create_app(settings: Settings, on_failure: Callable[[StartupError], None] = lambda _: None) -> FastAPI:
     """Return the application. Its lifespan checks and loads the models in the background, and drains at the end.
 
-    A model that cannot be served is logged and reported to `on_failure`, and the server never becomes ready.
+    A model that cannot be served is logged and reported to `on_failure`, and the server never becomes ready. Raises
+    StartupError for keys that cannot be used.
     """
+    listed = read_keys_file(settings.api_keys_file) if settings.api_keys_file is not None else []
+    keys = Keys([*(key.get_secret_value() for key in settings.api_keys), *listed])
     observer = PrometheusObserver()
     decoder = Decoder(settings)
     core = Core(settings, decoder, observer)
@@ -65,7 +69,7 @@ def create_app(settings: Settings, on_failure: Callable[[StartupError], None] = 
         redirect_slashes=False,
     )
     app.state.core = core
-    app.add_middleware(RequestEnvelope, settings=settings, observer=observer)
+    app.add_middleware(RequestEnvelope, settings=settings, observer=observer, keys=keys)
     app.add_exception_handler(HTTPException, _as_server_error)
     add_predict_api(app, core, decoder)
     add_oip_api(app, core, decoder, settings)
@@ -91,8 +95,7 @@ def serve(*, config: Path | None = None, print_config: bool = False, **flags: An
     if print_config:
         print(configured.as_yaml(), end="")
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each malformed form, as do we
+    configure_logging(configured.settings.log_format)
     run(configured.settings)
 
 
@@ -100,6 +103,21 @@ def serve(*, config: Path | None = None, print_config: bool = False, **flags: An
 serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [*list(inspect.signature(serve).parameters.values())[:2], *flag_parameters()]
 )
+
+
+def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http="h11",
+        log_config=None,  # one format for all, set by `serve`
+        access_log=False,  # the middleware logs requests
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
+    )
 
 
 def run(settings: Settings) -> None:
@@ -110,17 +128,7 @@ def run(settings: Settings) -> None:
         failures.append(error)
         server.should_exit = True
 
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings, stop),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,  # one format for all, set by `serve`
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
-        )
-    )
+    server = uvicorn.Server(http_config(create_app(settings, stop), settings))
     # uvicorn raises the signal again once it has shut down: being told to stop is no failure, so exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt):

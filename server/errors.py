@@ -5,6 +5,7 @@ NeurotrailsError
 ├── ServingError            a model, or the list of models, cannot be served as it is; what is served goes on
 └── ServerError             a request cannot be answered
     ├── InvalidRequest      400  malformed, or asks for what does not exist
+    ├── Unauthorized        401  without a valid key
     ├── Forbidden           403  only the admin port does this
     ├── UnknownModel        404
     ├── NotFound            404
@@ -61,6 +62,12 @@ class InvalidRequest(ServerError):  # noqa: N818 - named like the reply it cause
     """The request is malformed or asks for something that does not exist."""
 
     status = 400
+
+
+class Unauthorized(ServerError):  # noqa: N818
+    """The request names none of the server's keys."""
+
+    status = 401
 
 
 class Forbidden(ServerError):  # noqa: N818

@@ -1,5 +1,5 @@
-"""The ASGI layer around the application: request ids, limits on the body, errors as replies, request metrics, and
-clients that leave: what is being done for them is cancelled.
+"""The ASGI layer around the application: request ids, keys, limits on the body, errors as replies, security headers,
+metrics and log of requests, and clients that leave: what is being done for them is cancelled.
 
 Pure ASGI, so that the application sees disconnects and nothing is buffered on the way.
 """
@@ -17,10 +17,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import BodyTimeout, EngineFailure, Overloaded, ServerError, TooLarge
-from server.metrics import Observer
+from server.keys import Keys
+from server.logs import answer_fields
+from server.metrics import METHODS, Observer
 from server.settings import Settings
 
 logger = logging.getLogger("neurotrails")
+request_logger = logging.getLogger("neurotrails.request")
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -29,16 +32,31 @@ CLIENT_CLOSED = 499
 """Status in the metrics for a client that left before its reply."""
 GRACE_SECONDS = 5.0
 """Time that a client has before the rate at which it sends its body is judged."""
+PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = PROBES | {"/", "/page/page.css", "/page/page.js", "/page/examples.json", "/docs", "/openapi.json"}
+"""Paths that need no key: the probes, and what is the same on every server of this version."""
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "cache-control": "no-store",
+}
+"""Headers of every reply, where it has no such header of its own. No reply lets another origin read it: CORS is off."""
 
 
 class RequestEnvelope:
-    """Wraps each request: gives it an id, bounds its body, turns errors into replies and reports it."""
+    """Wraps each request: gives it an id, asks for its key, bounds its body, turns errors into replies, reports it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, observer: Observer) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, observer: Observer, keys: Keys) -> None:
         self._app = app
         self._settings = settings
         self._observer = observer
         self._held = _Held(settings.max_bodies_bytes)
+        self._keys = keys
+        self._open_paths = OPEN_PATHS | {"/metrics"} if settings.metrics_without_key else OPEN_PATHS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection; other than HTTP passes unchanged."""
@@ -50,7 +68,7 @@ class RequestEnvelope:
         given = headers.get("x-request-id", "")
         request_id = given if SANE_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {}).update(id=request_id, arrived=time.monotonic())
-        status = CLIENT_CLOSED
+        status, code = CLIENT_CLOSED, ""
         request = asyncio.current_task()
         assert request is not None
         left = False
@@ -67,15 +85,21 @@ class RequestEnvelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                reply_headers = MutableHeaders(scope=message)
+                reply_headers["x-request-id"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    reply_headers.setdefault(name, value)
             await send(message)
 
         try:
             try:
+                if scope["path"] not in self._open_paths:
+                    self._keys.require(headers)
                 await self._app(scope, body.receive, send_with_id)
             finally:
                 body.close()  # from here on nothing is cancelled
         except ServerError as error:
+            code = error.code
             await self._refuse(error, request_id, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # nobody is left to reply to
@@ -84,6 +108,7 @@ class RequestEnvelope:
                 raise
             request.uncancel()
         except Exception:
+            code = "internal_error"
             logger.exception("Request %s failed unexpectedly.", request_id)
             if status == CLIENT_CLOSED:  # no reply has begun
                 failure = EngineFailure("internal_error", "The server failed on this request; its log has more.")
@@ -92,7 +117,15 @@ class RequestEnvelope:
                 raise
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._observer.request_finished(route, scope["method"], status, time.perf_counter() - started)
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            seconds = time.perf_counter() - started
+            self._observer.request_finished(route, method, status, seconds)
+            if self._settings.log_requests and request_logger.isEnabledFor(logging.INFO):
+                fields = {"id": request_id, "method": method, "route": route, "status": status}
+                fields |= {"code": code} if code else {}
+                answer = scope["state"].get("answer")
+                phases = answer_fields(answer) if answer is not None else {}
+                request_logger.info("request", extra={"fields": {**fields, "seconds": round(seconds, 6), **phases}})
 
     def _refuse(self, error: ServerError, request_id: str, path: str) -> JSONResponse:
         self._observer.request_refused(error.code)

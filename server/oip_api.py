@@ -45,6 +45,7 @@ INLINE_NUMBERS = 1024
 """Replies of at most so many rows times classes are written on the event loop, as requests of INLINE_BYTES are read."""
 ERRORS = {
     400: "The request is malformed or asks for what does not exist.",
+    401: "This server wants a key.",
     404: "There is no such model, or not in this version.",
     408: "The body did not arrive in time.",
     413: "Too many bytes, values, inputs, pixels or characters.",
@@ -196,6 +197,7 @@ class _OpenInference:
             deadline=self._core.deadline(arrived, wanted.timeout_seconds),
         )
         answer = await self._core.predict(work, model)
+        request.state.answer = answer  # for the log
 
         began = time.perf_counter()
         numbers = len(answer.predictions) * len(answer.card.manifest.labels)

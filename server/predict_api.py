@@ -21,6 +21,7 @@ from server.work import Answer, ModelCard, Work
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorReply, "description": "The request is malformed or asks for what does not exist."},
+    401: {"model": ErrorReply, "description": "This server wants a key."},
     404: {"model": ErrorReply, "description": "There is no such model."},
     408: {"model": ErrorReply, "description": "The body did not arrive in time."},
     413: {"model": ErrorReply, "description": "Too many bytes, inputs, pixels or characters."},
@@ -73,6 +74,7 @@ def add_predict_api(app: FastAPI, core: Core, decoder: Decoder) -> None:
             deadline=core.deadline(arrived, parameters.timeout_seconds),
         )
         answer = await core.predict(work)
+        request.state.answer = answer  # for the log
         return JSONResponse(answer_reply(answer, parameters.top_k), headers={"server-timing": server_timing(answer)})
 
     async def models(_: Request) -> JSONResponse:

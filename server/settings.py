@@ -6,9 +6,9 @@ NEUROTRAILS_PORT=9000 NEUROTRAILS_ENGINE=onnxruntime neurotrails serve --config 
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runtime.preprocess import MAX_PIXELS, MOST_PIXELS
@@ -58,6 +58,16 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys of which every request must name one, but those for probes and the page; empty, and no file: none needed."""
+    api_keys_file: Path | None = None
+    """File with more such keys, one on each line."""
+    metrics_without_key: bool = False
+    """Answer /metrics without a key, too."""
+    log_format: Literal["text", "json"] = "text"
+    """How the log is written to standard error: lines for people, or one JSON object on each line."""
+    log_requests: bool = True
+    """Log one line for each request."""
     max_body_bytes: Positive = 32 * 2**20
     """Largest request body."""
     max_bodies_bytes: Positive = 256 * 2**20
@@ -87,13 +97,13 @@ class Settings(BaseSettings):
     shutdown_timeout_seconds: Positive = 30
     """Longest time that open requests may take to finish once the server is told to stop."""
 
-    @field_validator("batch_sizes", mode="before")
+    @field_validator("batch_sizes", "api_keys", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """In the environment, `1,4,16` and `[1, 4, 16]` are the same."""
         if not isinstance(value, str):
             return value
-        return json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+        return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:

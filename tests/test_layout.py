@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "server": {"server", "runtime"},
 }
 SERVER_ROWS = [
-    {"settings", "errors", "work", "config", "client"},
+    {"settings", "errors", "work", "config", "client", "keys", "logs"},
     {"metrics", "schema", "admission"},
     {"catalog", "serving_file", "decode", "compression", "batcher", "models", "reconcile", "middleware"},
     {"core", "oip"},

@@ -33,7 +33,7 @@ const STEPS = [
 ];
 
 const at = (id) => document.getElementById(id);
-const state = { models: [], examples: {}, model: null, input: null, running: null };
+const state = { models: [], examples: {}, model: null, input: null, running: null, key: "" };
 
 /* Small things. */
 
@@ -69,13 +69,38 @@ function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
+/* The key, if the server wants one: it lives in this page's memory and goes into one header. */
+
+const headers = (more = {}) => (state.key ? { ...more, "x-api-key": state.key } : more);
+
+async function wantKey(sentence) {
+  const form = at("key-form");
+  form.hidden = false;
+  at("loading").hidden = false;
+  at("loading").textContent = sentence;
+  at("key").value = "";
+  at("key").focus();
+  await new Promise((resolve) => { form.onsubmit = (event) => { event.preventDefault(); resolve(); }; });
+  state.key = at("key").value.trim().replace(/[^\x21-\x7e]/g, "?"); // other characters cannot be sent, and are in no key
+  at("key").value = "";
+  form.hidden = true;
+  at("loading").hidden = Boolean(state.model);
+  at("loading").textContent = "Asking for the models…";
+}
+
 /* What is served. */
 
 async function load() {
   for (;;) {
     try {
-      const [described, examples] = await Promise.all([fetch("page/describe"), fetch("page/examples.json")]);
+      const [described, examples] = await Promise.all([
+        fetch("page/describe", { headers: headers() }), fetch("page/examples.json"),
+      ]);
       const content = await described.json();
+      if (described.status === 401) {
+        await wantKey(state.key ? "The server does not know this key." : WORDS[401]);
+        continue;
+      }
       if (described.ok) {
         state.models = content.models;
         state.examples = await examples.json();
@@ -251,13 +276,16 @@ async function ask() {
   const started = performance.now();
   try {
     const reply = await fetch(`predict?${query}`, {
-      method: "POST", body, headers: { "content-type": type }, signal: running.signal,
+      method: "POST", body, headers: headers({ "content-type": type }), signal: running.signal,
     });
     const content = await reply.json();
     const elapsed = performance.now() - started;
     if (running.signal.aborted) return;
     if (reply.ok) await showAnswer(content, elapsed, query);
-    else fail(WORDS[reply.status] ?? `The server answered ${reply.status}.`, content.error, content.id, content.retry_after_ms);
+    else if (reply.status === 401) { // the keys have changed since the page was loaded
+      fail(WORDS[401], content.error, content.id);
+      wantKey(WORDS[401]).then(ask);
+    } else fail(WORDS[reply.status] ?? `The server answered ${reply.status}.`, content.error, content.id, content.retry_after_ms);
   } catch (error) {
     if (error.name === "AbortError") return;
     fail("The server cannot be reached, or its answer cannot be read.", "", "");
@@ -364,8 +392,9 @@ function showTiming(timing, elapsed) {
 
 function curl(input, query) {
   const url = `${location.origin}${location.pathname}predict?${query}`;
-  if (input.image) return `curl --data-binary @${quoted(input.file)} ${quoted(url)}`;
-  return `curl --json ${quoted(JSON.stringify({ inputs: [{ text: input.text }] }))} ${quoted(url)}`;
+  const key = state.key ? ' -H "x-api-key: $KEY"' : "";
+  if (input.image) return `curl${key} --data-binary @${quoted(input.file)} ${quoted(url)}`;
+  return `curl${key} --json ${quoted(JSON.stringify({ inputs: [{ text: input.text }] }))} ${quoted(url)}`;
 }
 
 async function showSeen(input, model) {

@@ -16,7 +16,7 @@ from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.predictor import Prediction, Predictor, Wish
 from runtime.preprocess import Input
-from server.app import create_app
+from server.app import create_app, http_config
 from server.core import Core
 from server.errors import StartupError
 from server.reconcile import ModelState
@@ -35,8 +35,7 @@ class Service:
         self.settings = Settings(models=(models,), cores=CORES, engine=engine, port=0, **settings)
         app = create_app(self.settings, self.failures.append)
         self.core: Core = app.state.core
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none")
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(http_config(app, self.settings))
         self._thread = threading.Thread(target=self._server.run, name="service")
 
     def __enter__(self) -> Self:

@@ -103,7 +103,7 @@ def test_openapi_describes_predict(openapi: dict[str, Any], method: str) -> None
         "multipart/form-data", "application/json", "text/plain", "image/*", "application/octet-stream",
     }  # fmt: skip
     assert set(operation["responses"]) == {
-        "200", "400", "404", "408", "413", "415", "429", "500", "503", "504",
+        "200", "400", "401", "404", "408", "413", "415", "429", "500", "503", "504",
     }  # fmt: skip
 
     for status, reply in operation["responses"].items():
