@@ -5,14 +5,11 @@ neurotrails serve --models models --port 8000
 
 import contextlib
 import inspect
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Never
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
@@ -29,6 +26,7 @@ from server.middleware import RequestEnvelope
 from server.oip_api import add_oip_api
 from server.page_api import add_page
 from server.predict_api import ERRORS, add_predict_api
+from server.process import Process, http_config
 from server.schema import StatusReply
 from server.settings import Settings
 
@@ -105,34 +103,20 @@ serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 )
 
 
-def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the application."""
-    return uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http="h11",
-        log_config=None,  # one format for all, set by `serve`
-        access_log=False,  # the middleware logs requests
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
-    )
-
-
 def run(settings: Settings) -> None:
-    """Run the service in this process until SIGTERM or Ctrl-C, then finish open requests. Raises StartupError."""
+    """Run the service in this process until SIGTERM or Ctrl-C, then finish open requests; see `server.process`.
+
+    Raises StartupError.
+    """
     failures: list[StartupError] = []
 
     def stop(error: StartupError) -> None:
         failures.append(error)
-        server.should_exit = True
+        process.should_exit = True
 
-    server = uvicorn.Server(http_config(create_app(settings, stop), settings))
-    # uvicorn raises the signal again once it has shut down: being told to stop is no failure, so exit with 0.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+    app = create_app(settings, stop)
+    process = Process(http_config(app, settings), settings, app.state.core)
+    process.run()
     if failures:
         raise failures[0]
 

@@ -49,7 +49,7 @@ class Core:
         self._observer = observer
         self._models = Models()
         self._reconciler = Reconciler(settings, self._models, observer)
-        self._state: Literal["loading", "ready", "failed", "draining"] = "loading"
+        self._state: Literal["loading", "ready", "leaving", "failed", "draining"] = "loading"
         self._failure = ""
         self._loading: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
@@ -134,7 +134,7 @@ class Core:
                 return None
             case "loading":
                 return "The models are still loading."
-            case "draining":
+            case "leaving" | "draining":
                 return "The server is shutting down."
             case "failed":
                 return f"The server could not start: {self._failure}"
@@ -158,6 +158,11 @@ class Core:
     async def unwant(self, name: str) -> None:
         """Write to `serving.yaml` that a model is not desired. Raises ServerError."""
         await self._reconciler.unwant(name)
+
+    def leave(self) -> None:
+        """Say that the server is not ready any more, and go on answering until `drain`."""
+        if self._state == "ready":
+            self._state = "leaving"
 
     async def drain(self) -> None:
         """Accept nothing more, finish what was accepted, and release the models."""
@@ -194,7 +199,7 @@ class Core:
             self._observer.loop_lagged(max(0.0, time.perf_counter() - due))
 
     def _require_ready(self) -> None:
-        reason = self.ready()
+        reason = None if self._state == "leaving" else self.ready()
         if reason is not None:
             raise NotReady("not_ready", reason, {"retry-after": "1"})
 

@@ -18,6 +18,7 @@ NeurotrailsError
     ├── EngineFailure       500  the engine failed on valid input
     ├── CannotWrite         500  the list of models cannot be written
     ├── NotReady            503  still loading, or shutting down
+    ├── TooBusy             503  more connections than allowed
     └── DeadlineExceeded    504  the answer was not there within the request's timeout
 """
 
@@ -138,6 +139,12 @@ class EngineFailure(ServerError):  # noqa: N818
 
 class NotReady(ServerError):  # noqa: N818
     """The models are still loading, or the server is shutting down."""
+
+    status = 503
+
+
+class TooBusy(ServerError):  # noqa: N818
+    """The server has more connections than it takes."""
 
     status = 503
 

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import BodyTimeout, EngineFailure, Overloaded, ServerError, TooLarge
+from server.errors import BodyTimeout, EngineFailure, Overloaded, ServerError, TooBusy, TooLarge
 from server.keys import Keys
 from server.logs import answer_fields
 from server.metrics import METHODS, Observer
@@ -32,6 +32,8 @@ CLIENT_CLOSED = 499
 """Status in the metrics for a client that left before its reply."""
 GRACE_SECONDS = 5.0
 """Time that a client has before the rate at which it sends its body is judged."""
+CROWDED = "crowded"
+"""Entry in a scope's state: the request came on a connection beyond the limit."""
 PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 OPEN_PATHS = PROBES | {"/", "/page/page.css", "/page/page.js", "/page/examples.json", "/docs", "/openapi.json"}
 """Paths that need no key: the probes, and what is the same on every server of this version."""
@@ -93,8 +95,7 @@ class RequestEnvelope:
 
         try:
             try:
-                if scope["path"] not in self._open_paths:
-                    self._keys.require(headers)
+                self._require_entry(scope, headers)
                 await self._app(scope, body.receive, send_with_id)
             finally:
                 body.close()  # from here on nothing is cancelled
@@ -126,6 +127,17 @@ class RequestEnvelope:
                 answer = scope["state"].get("answer")
                 phases = answer_fields(answer) if answer is not None else {}
                 request_logger.info("request", extra={"fields": {**fields, "seconds": round(seconds, 6), **phases}})
+
+    def _require_entry(self, scope: Scope, headers: Headers) -> None:
+        """Raise TooBusy on a connection beyond the limit, Unauthorized without a key, but not for probes."""
+        if CROWDED in scope["state"] and scope["path"] not in PROBES:
+            raise TooBusy(
+                "too_many_connections",
+                f"The server has {self._settings.max_connections} connections, the most it takes; ask again later.",
+                {"retry-after": "1", "connection": "close"},
+            )
+        if scope["path"] not in self._open_paths:
+            self._keys.require(headers)
 
     def _refuse(self, error: ServerError, request_id: str, path: str) -> JSONResponse:
         self._observer.request_refused(error.code)

@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     """How the log is written to standard error: lines for people, or one JSON object on each line."""
     log_requests: bool = True
     """Log one line for each request."""
+    max_connections: Positive = 512
+    """Most open connections; on a few more only probes are answered."""
+    header_timeout_seconds: Seconds = 10.0
+    """Longest time that a client may take to send the headers of a request."""
+    keep_alive_seconds: Positive = 5
+    """Time after which an idle connection is closed."""
     max_body_bytes: Positive = 32 * 2**20
     """Largest request body."""
     max_bodies_bytes: Positive = 256 * 2**20
@@ -94,8 +100,10 @@ class Settings(BaseSettings):
     """Most characters in one text."""
     decode_workers: Positive = 2
     """Threads that decode images and tokenize texts."""
+    drain_delay_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Time after SIGTERM for which requests are still accepted, while /readyz already says no."""
     shutdown_timeout_seconds: Positive = 30
-    """Longest time that open requests may take to finish once the server is told to stop."""
+    """Longest time after that for open requests to finish."""
 
     @field_validator("batch_sizes", "api_keys", mode="before")
     @classmethod

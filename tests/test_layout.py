@@ -18,7 +18,7 @@ SERVER_ROWS = [
     {"catalog", "serving_file", "decode", "compression", "batcher", "models", "reconcile", "middleware"},
     {"core", "oip"},
     {"predict_api", "oip_api", "page_api"},
-    {"app"},
+    {"app", "process", "protocol"},
 ]
 """Files and packages of the server from the lowest row up; one imports only from rows below its own, or its own row."""
 

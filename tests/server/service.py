@@ -16,9 +16,10 @@ from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.predictor import Prediction, Predictor, Wish
 from runtime.preprocess import Input
-from server.app import create_app, http_config
+from server.app import create_app
 from server.core import Core
 from server.errors import StartupError
+from server.process import http_config
 from server.reconcile import ModelState
 from server.settings import Settings
 from tests.server.inputs import Expected
