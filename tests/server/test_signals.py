@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,24 +105,33 @@ def test_ctrl_c_needs_no_delay(models: Path) -> None:
 
 HANGS = """
 import threading, pathlib, server.models
-load = server.models.load_engine
+load, flag, entered = server.models.load_engine, pathlib.Path({flag!r}), pathlib.Path({entered!r})
 def load_hanging(*arguments):
     engine = load(*arguments)
     trunk = engine.trunk
-    engine.trunk = lambda inputs: threading.Event().wait() if pathlib.Path({flag!r}).exists() else trunk(inputs)
+    def hang(inputs):
+        if flag.exists():
+            entered.touch()
+            threading.Event().wait()
+        return trunk(inputs)
+    engine.trunk = hang
     return engine
 server.models.load_engine = load_hanging
 """
 
 
 def test_an_engine_that_hangs_is_given_up(models: Path, tmp_path: Path) -> None:
-    flag = tmp_path / "hang"
+    flag, entered = tmp_path / "hang", tmp_path / "entered"
+    before = HANGS.format(flag=str(flag), entered=str(entered))
     with (
-        process(models, "--shutdown-timeout-seconds", "1", before=HANGS.format(flag=str(flag))) as running,
+        process(models, "--shutdown-timeout-seconds", "1", before=before) as running,
         running.connect() as asking,
     ):
         flag.touch()
         asking.sendall(SLOW + b"ll")
+        while not entered.exists():
+            assert running.popen.poll() is None
+            time.sleep(0.01)
         running.popen.send_signal(signal.SIGTERM)
         assert running.popen.wait(60) == 1  # it was admitted, and not answered
         assert any("giving it up" in line for line in running.rest())
