@@ -105,7 +105,7 @@ class Client:
         Raises:
             ServerRefused: The server cannot answer such a request.
             Overloaded: Too much waits at the server.
-            NotReady: The server is still loading, or shutting down.
+            NotReady: The server is still loading, or shutting down, or has too many connections.
             DeadlineExceeded: There was no answer in time.
             Unreachable: There is no connection, or it broke.
             UnexpectedReply: What replied is not this kind of server.

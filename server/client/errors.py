@@ -8,7 +8,7 @@ NeurotrailsError
     ├── UnexpectedReply     what replied is not this kind of server: a proxy, a redirect
     └── ServerRefused       a reply that is an error; it says `status`, `code` and `id`
         ├── Overloaded      429 too much waits there; says `retry_after_seconds`
-        └── NotReady        503 still loading, or shutting down; says `retry_after_seconds`
+        └── NotReady        503 loading, shutting down, too many connections; says `retry_after_seconds`
 """
 
 from runtime.errors import NeurotrailsError
@@ -59,4 +59,4 @@ class Overloaded(_RefusedForNow):
 
 
 class NotReady(_RefusedForNow):
-    """503: the models are still loading, or the server is shutting down."""
+    """503: the models are still loading, the server is shutting down, or it has too many connections."""

@@ -1,9 +1,7 @@
-"""docs/serving.md names the parameters, reasons, codes, settings and metrics that there are, and its command works."""
+"""docs/serving.md names the parameters, reasons, settings, metrics and errors that there are."""
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import get_args
 
@@ -11,9 +9,9 @@ import httpx
 import pytest
 
 from runtime.predictor import StopReason
+from server.errors import ServerError
 from server.schema import PARAMETERS
 from server.settings import Settings
-from tests.server.service import Service
 
 DOCS = Path("docs/serving.md").read_text(encoding="utf-8")
 
@@ -33,6 +31,10 @@ def table(heading: str) -> list[list[str]]:
             break
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
     return rows
+
+
+def all_kinds(kind: type[ServerError]) -> list[type[ServerError]]:
+    return [kind, *(each for child in kind.__subclasses__() for each in all_kinds(child))]
 
 
 def test_parameters_and_reasons() -> None:
@@ -61,19 +63,15 @@ def test_metrics(client: httpx.Client) -> None:
 
 
 def test_errors(client: httpx.Client) -> None:
+    errors = table("## Errors")
     replies = client.get("/openapi.json").json()["paths"]["/predict"]["post"]["responses"]
-    assert {row[0] for row in table("computed on their own")} <= set(replies)
+    assert set(replies) - {"200"} <= {row[0] for row in errors}
+    raised = "".join(path.read_text() for package in ("runtime", "server") for path in Path(package).rglob("*.py"))
+    for status, codes, _ in errors:
+        assert int(status) in {kind.status for kind in all_kinds(ServerError)}
+        for code in re.findall(r"`(\w+)`", codes):
+            assert f'"{code}",' in raised or code.removeprefix("bad_") in {p["name"] for p in PARAMETERS}, code
 
 
 def test_compose_sheds_as_the_page_says() -> None:
     assert 'NEUROTRAILS_MIN_HEADS: "1"' in Path("compose.yaml").read_text()
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_command(shipped: Service) -> None:
-    [command] = re.findall(r"```bash\n(curl .*)\n```", DOCS)
-    command = command.replace("curl", "curl -sS").replace("127.0.0.1:8000", f"127.0.0.1:{shipped.port}")
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    [prediction] = json.loads(done.stdout)["predictions"]
-    assert prediction["label"] == "Bag"
-    assert (prediction["heads_used"], prediction["stopped_by"]) == (1, "early_exit")

@@ -194,6 +194,20 @@ def test_the_server_says_nothing_in_time(held: Service) -> None:
         client.predict(image_file(0))
 
 
+def test_a_server_that_wants_a_key(models: Path) -> None:
+    key = "a key that is long enough".replace(" ", "-")
+    with Service(models, api_keys=(key,)) as service:
+        service.wait()
+        with Client(url(service), api_key=key) as client:
+            assert client.predict("ball").model == "tiny-text"
+        for wrong in (None, "another"):
+            with Client(url(service), api_key=wrong) as client:
+                assert client.ready()  # probes are open
+                with pytest.raises(ServerRefused) as caught:
+                    client.models()
+            assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+
+
 def test_an_engine_that_fails(models: Path, gate: Gate) -> None:
     with Service(models) as service, Client(url(service.wait())) as client:
         gate.failure = RuntimeError("out of order")
