@@ -5,20 +5,21 @@ neurotrails serve --models models --port 8000
 
 import contextlib
 import inspect
+import logging
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
 
+from server.admin_api import create_admin_app
+from server.admin_port import admin_keys, listening
 from server.config import flag_parameters, load_settings
 from server.core import Core
 from server.decode import Decoder
-from server.errors import MethodNotAllowed, NotFound, NotReady, StartupError
+from server.errors import NotReady, StartupError
 from server.keys import Keys, read_keys_file
 from server.logs import configure_logging
 from server.metrics import PrometheusObserver
@@ -27,8 +28,11 @@ from server.oip_api import add_oip_api
 from server.page_api import add_page
 from server.predict_api import ERRORS, add_predict_api
 from server.process import Process, http_config
+from server.routing import answer_router_errors
 from server.schema import StatusReply
 from server.settings import Settings
+
+logger = logging.getLogger("neurotrails")
 
 DESCRIPTION = "Serves sparse multi-head networks: an ensemble inside one network, whose heads vote."
 PAGE = Path(__file__).parent / "page"
@@ -42,19 +46,29 @@ PAGE_HEADERS = {
 def create_app(settings: Settings, on_failure: Callable[[StartupError], None] = lambda _: None) -> FastAPI:
     """Return the application. Its lifespan checks and loads the models in the background, and drains at the end.
 
-    A model that cannot be served is logged and reported to `on_failure`, and the server never becomes ready. Raises
-    StartupError for keys that cannot be used.
+    A model that cannot be served at the start, or an admin port that is taken, is logged and reported to `on_failure`.
+    Raises StartupError for keys that cannot be used.
     """
     listed = read_keys_file(settings.api_keys_file) if settings.api_keys_file is not None else []
     keys = Keys([*(key.get_secret_value() for key in settings.api_keys), *listed])
     observer = PrometheusObserver()
     decoder = Decoder(settings)
     core = Core(settings, decoder, observer)
+    administrators = admin_keys(settings)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         core.start(on_failure)
-        yield
+        async with contextlib.AsyncExitStack() as stack:
+            if administrators is not None and settings.admin_port is not None:
+                admin = http_config(create_admin_app(core, settings, observer, administrators), settings)
+                try:
+                    port = await stack.enter_async_context(listening(admin, settings.admin_host, settings.admin_port))
+                    app.state.admin_port = port
+                except StartupError as error:
+                    logger.error("%s", error)
+                    on_failure(error)
+            yield
         await core.drain()
 
     app = FastAPI(
@@ -67,8 +81,9 @@ def create_app(settings: Settings, on_failure: Callable[[StartupError], None] = 
         redirect_slashes=False,
     )
     app.state.core = core
+    app.state.admin_port = None
     app.add_middleware(RequestEnvelope, settings=settings, observer=observer, keys=keys)
-    app.add_exception_handler(HTTPException, _as_server_error)
+    answer_router_errors(app, "/docs lists what there is")
     add_predict_api(app, core, decoder)
     add_oip_api(app, core, decoder, settings)
     add_page(app, core, settings)
@@ -161,28 +176,3 @@ def _add_operation(app: FastAPI, core: Core, observer: PrometheusObserver) -> No
         response_class=PlainTextResponse,
     )
     route("/docs", docs, include_in_schema=False)
-
-
-async def _as_server_error(request: Request, error: Exception) -> Never:
-    """Turn the router's own errors, unknown paths and wrong methods, into ours."""
-    assert isinstance(error, HTTPException)
-    path = request.url.path[:200]
-    if error.status_code == 405:
-        allowed = sorted(_methods_of(request))
-        raise MethodNotAllowed(
-            "method_not_allowed",
-            f"{path} does not take {request.method[:20]}; use {' or '.join(allowed)}.",
-            {"allow": ", ".join(allowed)},
-        ) from error
-    if error.status_code == 404:
-        raise NotFound("not_found", f"There is no {path}; /docs lists what there is.") from error
-    raise error
-
-
-def _methods_of(request: Request) -> set[str]:
-    """All methods that the path of a request takes: the router itself knows only those of the first route."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            found |= route.methods or set()
-    return found

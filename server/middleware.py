@@ -52,13 +52,20 @@ SECURITY_HEADERS = {
 class RequestEnvelope:
     """Wraps each request: gives it an id, asks for its key, bounds its body, turns errors into replies, reports it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, observer: Observer, keys: Keys) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        observer: Observer,
+        keys: Keys,
+        open_paths: frozenset[str] = OPEN_PATHS,
+    ) -> None:
         self._app = app
         self._settings = settings
         self._observer = observer
         self._held = _Held(settings.max_bodies_bytes)
         self._keys = keys
-        self._open_paths = OPEN_PATHS | {"/metrics"} if settings.metrics_without_key else OPEN_PATHS
+        self._open_paths = open_paths | {"/metrics"} if settings.metrics_without_key else open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection; other than HTTP passes unchanged."""

@@ -64,6 +64,14 @@ class Settings(BaseSettings):
     """File with more such keys, one on each line."""
     metrics_without_key: bool = False
     """Answer /metrics without a key, too."""
+    admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port of the admin API, which needs a key, too; None: there is no admin API."""
+    admin_host: str = "127.0.0.1"
+    """Address that the admin API listens on."""
+    admin_key: SecretStr | None = None
+    """Key that requests to the admin API must name; no key for predictions is one for this."""
+    admin_key_file: Path | None = None
+    """File with more such keys, one on each line."""
     log_format: Literal["text", "json"] = "text"
     """How the log is written to standard error: lines for people, or one JSON object on each line."""
     log_requests: bool = True

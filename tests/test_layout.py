@@ -15,9 +15,9 @@ MAY_IMPORT = {
 SERVER_ROWS = [
     {"settings", "errors", "work", "config", "client", "keys", "logs"},
     {"metrics", "schema", "admission"},
-    {"catalog", "serving_file", "decode", "compression", "batcher", "models", "reconcile", "middleware"},
+    {"catalog", "serving_file", "decode", "compression", "batcher", "models", "reconcile", "middleware", "routing"},
     {"core", "oip"},
-    {"predict_api", "oip_api", "page_api"},
+    {"predict_api", "oip_api", "page_api", "admin_api", "admin_port"},
     {"app", "process", "protocol"},
 ]
 """Files and packages of the server from the lowest row up; one imports only from rows below its own, or its own row."""

@@ -38,6 +38,7 @@ class Service:
         self.core: Core = app.state.core
         self._server = uvicorn.Server(http_config(app, self.settings))
         self._thread = threading.Thread(target=self._server.run, name="service")
+        self._state = app.state
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -45,6 +46,7 @@ class Service:
             self._thread.join(0.005)
             assert self._thread.is_alive(), "uvicorn ended before it listened"
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.admin_port: int | None = self._state.admin_port
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         return self
 
