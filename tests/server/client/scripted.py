@@ -1,5 +1,6 @@
 """A server that says exactly what a test wants, as the real one never does: breaks off, redirects, talks nonsense."""
 
+import contextlib
 import socket
 import threading
 from collections.abc import Sequence
@@ -33,15 +34,21 @@ class Scripted:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._listening.close()
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # ends the wait for a client that never comes
         self._thread.join()
+        self._listening.close()
 
     def _run(self) -> None:
         for script in self._scripts:
-            connection, _ = self._listening.accept()
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:  # the test is over
+                return
             with connection, connection.makefile("rb") as stream:
                 for said in script:
-                    line = stream.readline().decode().strip()
+                    if not (line := stream.readline().decode().strip()):
+                        break
                     headers = {}
                     while header := stream.readline().decode().strip():
                         name, _, value = header.partition(": ")
