@@ -11,11 +11,13 @@ from functools import partial
 
 from runtime.artifact import Artifact
 from runtime.cores import core_budget
-from runtime.costs import measure_costs, sample_inputs
+from runtime.costs import CostSurface, measure_costs, sample_inputs
 from runtime.engines import load_engine
 from runtime.engines.base import Engine, EngineOptions
 from runtime.predictor import Finished, Limit, Prediction, Predictions, Predictor, Wish
 from runtime.preprocess import ImagePreprocessor, Row
+from runtime.tuning.records import Setup
+from runtime.tuning.store import find_tuning
 from runtime.workers.engine import load_workers
 from server.admission import Costs, Policy
 from server.batcher import Batcher
@@ -193,7 +195,7 @@ def _load(version: Version, entry: Entry, settings: Settings, observer: Observer
     engine = _load_engine(artifact, entry.engine or settings.engine, settings, options)
     try:
         predictor = Predictor(artifact, engine)
-        costs = _costs(predictor)
+        costs = _costs(predictor, settings)
         policy = Policy(
             floor=min(entry.min_heads or settings.min_heads or heads, heads),
             target_seconds=settings.latency_target_seconds,
@@ -222,15 +224,31 @@ def _load_engine(artifact: Artifact, name: str, settings: Settings, options: Eng
     )
 
 
-def _costs(predictor: Predictor) -> Costs:
-    """Measure what batches cost: the engine for each length of texts, and what the predictor adds to a single row."""
+def _costs(predictor: Predictor, settings: Settings) -> Costs:
+    """What batches cost: of the engine as it was tuned, else as measured now, and of the predictor around it."""
     engine = predictor.engine
-    surfaces = {
-        tokens: measure_costs(engine, budget_seconds=COSTS_BUDGET_SECONDS, tokens=tokens)
-        for tokens in engine.lengths or (0,)
-    }
+    surfaces = None if settings.engine_workers else _tuned_surfaces(engine, settings.cores or core_budget().cores)
+    if surfaces is None:
+        surfaces = {
+            tokens: measure_costs(engine, budget_seconds=COSTS_BUDGET_SECONDS, tokens=tokens)
+            for tokens in engine.lengths or (0,)
+        }
     overhead = min(_overhead_seconds(predictor, min(surfaces)) for _ in range(OVERHEAD_RUNS))
     return Costs(surfaces, most_rows=max(engine.sizes), overhead_seconds=overhead)
+
+
+def _tuned_surfaces(engine: Engine, cores: int) -> dict[int, CostSurface] | None:
+    """What `tune` measured of this very engine, for all lengths and batch sizes; None if it did not."""
+    tuning = find_tuning(engine.artifact, cores)
+    options = engine.options
+    setup = Setup(engine=engine.name, precision=engine.precision, cores=options.cores, streams=options.streams)
+    for trial in () if tuning is None else tuning.trials:
+        surfaces = {surface.tokens: surface for surface in trial.costs}
+        sizes = {surface.batch_sizes for surface in trial.costs}
+        same = (trial.setup, trial.version) == (setup, engine.version)
+        if same and set(surfaces) == set(engine.lengths or (0,)) and sizes == {engine.sizes}:
+            return surfaces
+    return None
 
 
 def _overhead_seconds(predictor: Predictor, tokens: int) -> float:

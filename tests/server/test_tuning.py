@@ -44,3 +44,27 @@ def test_auto_is_what_was_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert (described["engine"], described["precision"]) == (chosen.engine, chosen.precision)
     assert f'engine="{chosen.engine}",model="tiny-image",precision="{chosen.precision}"' in metrics
     assert f"chosen for tiny-image by tune: {chosen}" in str(model)
+
+
+@pytest.mark.parametrize("version", ["the same", "another"])
+def test_what_tune_measured_prices_the_batches_of_that_very_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setenv("NEUROTRAILS_CACHE", str(tmp_path / "cache"))
+    models = tmp_path / "models"
+    write_tiny_image_artifact(models / "tiny-image")
+    artifact = Artifact.open(models / "tiny-image")
+    trial = Trial(
+        setup=setup("onnxruntime", cores=CORES),
+        version=engine_class("onnxruntime").version if version == "the same" else "0.1",
+        speeds=(speed(),),
+    )
+    tuning = tuning_of(artifact, trial, cores=CORES)
+    target = tuning.costs[0].seconds(1, 2)  # far above what the tiny model really takes
+    write_tuning(tuning_path(artifact, CORES), tuning, "")
+    with Service(
+        models, engine="auto", batch_sizes=(1, 4), min_heads=1, latency_target_seconds=1.05 * target
+    ) as service:
+        reply = service.wait().client.post("/predict", content=image_file(1)).json()
+    [prediction] = reply["predictions"]
+    assert prediction["heads_used"] == (2 if version == "the same" else 3)
