@@ -45,7 +45,7 @@ def serving(
     """
     # Processes of the bare predictor import this file as well, and must not load all of that with it.
     from serving_integrity import measure_integrity
-    from serving_machine import ServingError, choose_cores, pinned
+    from serving_machine import ServingBenchmarkError, choose_cores, pinned
     from serving_overload import measure_overload
     from serving_report import plot, table
     from serving_results import ServingResults
@@ -60,9 +60,9 @@ def serving(
     }
     unknown = [name for name in scenarios if name not in measures]
     if unknown or not scenarios:
-        raise ServingError(f"There is no scenario {', '.join(unknown)!r}. Choose from: {', '.join(measures)}.")
+        raise ServingBenchmarkError(f"There is no scenario {', '.join(unknown)!r}. Choose from: {', '.join(measures)}.")
     if requests is not None and requests < 1:
-        raise ServingError(f"--requests must be at least 1, not {requests}.")
+        raise ServingBenchmarkError(f"--requests must be at least 1, not {requests}.")
     plan = SMOKE if smoke else FULL
     if requests is not None:
         plan = replace(plan, requests=requests)

@@ -31,6 +31,8 @@ class Finding:
     code: str
     """Status, and the code of an error where the protocol has one."""
     problem: str = ""
+    version: str = ""
+    """Of the model that answered."""
     rows: int = 0
     """Rows that were compared with their precomputed answers."""
     largest_difference: float = 0.0
@@ -68,12 +70,13 @@ def _check_answer(case: Case, reply: Reply) -> Finding:
         rows, model, version = _v2_rows(document), document["model_name"], document["model_version"]
     else:
         rows, model, version = _rows(document), document["model"], document["version"]
-    if (document["id"], model, version) != (case.identity, case.expected.name, case.expected.version):
+    finding.version = version
+    if (document["id"], model) != (case.identity, case.expected.name) or version not in case.expected.votes:
         return Finding("wrong", "200", f"the answer {document['id']} of {model} {version}")
     if len(rows) != len(case.rows):
         return Finding("wrong", "200", f"{len(rows)} rows for {len(case.rows)} inputs")
     for number, (row, answer) in enumerate(zip(case.rows, rows, strict=True)):
-        problem = heads_problem(case, row, answer) or _value_problem(case.expected, row, answer, finding)
+        problem = heads_problem(case, version, row, answer) or _value_problem(case.expected, row, answer, finding)
         finding.rows += 1
         if problem:
             finding.verdict, finding.problem = "wrong", f"row {number}: {problem}"
@@ -82,15 +85,16 @@ def _check_answer(case: Case, reply: Reply) -> Finding:
 
 
 def _value_problem(expected: Expected, row: int, answer: AnsweredRow, finding: Finding) -> str:
-    right = expected.label(row, answer.heads_used)
+    version = finding.version
+    right = expected.label(version, row, answer.heads_used)
     if answer.label != right:
         return f"{answer.label!r} instead of {right!r} with {answer.heads_used} heads"
-    difference = expected.difference(row, answer.heads_used, answer.probability, answer.head_probabilities)
+    difference = expected.difference(version, row, answer.heads_used, answer.probability, answer.head_probabilities)
     finding.largest_difference = max(finding.largest_difference, difference)
     return f"probabilities differ by {difference:.2g}" if difference > TOLERANCE else ""
 
 
-def heads_problem(case: Case, row: int, answer: AnsweredRow) -> str:
+def heads_problem(case: Case, version: str, row: int, answer: AnsweredRow) -> str:
     """Say what is wrong with the number of heads that voted, and why no more did; empty: nothing."""
     used, total, why = answer.heads_used, case.expected.heads_total, answer.stopped_by
     if not 1 <= used <= total:
@@ -99,7 +103,7 @@ def heads_problem(case: Case, row: int, answer: AnsweredRow) -> str:
         right = used == case.heads and why == ("all" if used == total else "requested")
         return "" if right else f"{used} heads ({why}) instead of the {case.heads} that were promised"
     sure = 2.0 if case.min_confidence is None else case.min_confidence  # no vote is as sure as 2
-    votes = [case.expected.confidence(row, heads) for heads in range(1, used + 1)]
+    votes = [case.expected.confidence(version, row, heads) for heads in range(1, used + 1)]
     if any(vote >= sure + TOLERANCE for vote in votes[:-1]):
         return f"{used} heads, though fewer were sure enough"
     if used == total:

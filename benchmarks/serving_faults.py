@@ -1,4 +1,4 @@
-"""Faults from outside for `integrity`: workers that are killed or stopped, clients that leave or send slowly.
+"""Faults from outside for `integrity`: workers killed or stopped, versions switched, clients that leave or send slowly.
 
 Nothing in the server knows of them. Inputs on which the engine fails are requests, so `serving_requests` makes them.
 """
@@ -6,15 +6,18 @@ Nothing in the server knows of them. Inputs on which the engine fails are reques
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from server.serving_file import Entry, write_serving
 from serving_client import Connection, Reply
 from serving_machine import ServerProcess
 from serving_requests import Case
@@ -63,6 +66,48 @@ class WorkerFaults:
     def explain(self, sent: float, finished: float) -> bool:
         """Whether a request that was under way between these times may have met a fault."""
         return any(sent <= end and finished >= begin for begin, end in self.windows)
+
+
+@dataclass
+class VersionSwitches:
+    """Switches a model between its versions, by writing the file that says what to serve."""
+
+    server: ServerProcess
+    file: Path
+    models: Mapping[str, Sequence[str]]
+    """Versions of every model; the first one of each is served from the beginning."""
+    done: int = 0
+    _wanted: dict[str, float] = field(default_factory=dict)
+    """By version of a model: when it was last asked for."""
+    _replaced: dict[str, float] = field(default_factory=dict)
+    """By version of a model: since when another one is known to be served."""
+
+    async def switch(self, name: str) -> None:
+        """Serve the next version of a model, and wait until it is."""
+        versions = self.models[name]
+        old, new = (f"{name} {versions[(self.done + step) % len(versions)]}" for step in (0, 1))
+        self.done += 1
+        self._wanted[new] = time.perf_counter()
+        self._replaced.pop(new, None)
+        write_serving(self.file, self.desired(name))
+        while new not in await asyncio.to_thread(self._served):
+            await asyncio.sleep(0.05)
+        self._replaced[old] = time.perf_counter()
+
+    def desired(self, switched: str) -> dict[str, Entry]:
+        """What the file says after the switches of one model so far."""
+        turn = {name: self.done if name == switched else 0 for name in self.models}
+        return {name: Entry(version=found[turn[name] % len(found)]) for name, found in self.models.items()}
+
+    def allow(self, name: str, version: str, sent: float, finished: float) -> bool:
+        """Whether a request that was under way between these times may have been answered by this version."""
+        key = f"{name} {version}"
+        first = self.models[name][0] == version
+        begins = -math.inf if first and key not in self._wanted else self._wanted.get(key, math.inf)
+        return finished >= begins and sent <= self._replaced.get(key, math.inf)
+
+    def _served(self) -> set[str]:
+        return {f"{model['name']} {model['version']}" for model in self.server.get("/models")[1]["models"]}
 
 
 async def leave(connection: Connection, case: Case, generator: np.random.Generator) -> None:

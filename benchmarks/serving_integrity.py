@@ -1,24 +1,25 @@
 """Scenario `integrity` of serving.py: mixed requests and faults; every request gets its own answer, exactly once.
 
-Both shipped models are served with shedding, each on engines in two worker processes. No time is measured here.
+Both shipped models are served with shedding, each on engines in two worker processes; of one there are two versions
+that take turns. No time is measured here.
 """
 
 import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from environment import Environment
+from server.serving_file import Entry, write_serving
 from serving_answers import Finding, check_reply
 from serving_client import Pool
-from serving_expected import Expected, shipped_answers
-from serving_faults import DAWDLES, LEAVES, STUCK_SECONDS, WorkerFaults, dawdle, leave
+from serving_expected import Expected, shipped_answers, write_versions
+from serving_faults import DAWDLES, LEAVES, STUCK_SECONDS, VersionSwitches, WorkerFaults, dawdle, leave
 from serving_machine import ServerProcess
-from serving_requests import Case, draw_case
+from serving_requests import MOST_ROWS, Case, draw_case
 from serving_results import Aim, IntegrityScenario
 from serving_setup import SEED, Run
 
@@ -31,13 +32,16 @@ LATENCY_TARGET_SECONDS = 0.1
 """So short that heads are shed now and then."""
 CANDIDATES = 240
 BATCH_SIZES = (1, 4)
-FAULTS = ("kill", "kill", "stop")
+FAULTS = ("switch", "kill", "stop")
 """In turn, every so many requests."""
-MOST_FAULTS = 12
-REQUESTS_PER_FAULT = 250
+MOST_FAULTS = 15
+REQUESTS_PER_FAULT = 500
 """At least so many requests for each fault: a short run has fewer of them."""
 SHOWN_PROBLEMS = 10
-LEFT_OUT = ("version switches: this server loads its models once, at start-up",)
+SWITCHED = "fashion-mnist"
+"""The model whose versions are switched."""
+POLL_SECONDS = 0.2
+"""Time between the server's looks at what it is to serve."""
 
 
 @dataclass
@@ -70,40 +74,49 @@ class Tally:
 def measure_integrity(run: Run) -> IntegrityScenario:
     """Send the mixed requests, with faults, and check every reply."""
     run.show("integrity: predicting all inputs with the bare predictor")
-    expected = shipped_answers(
-        run.models, run.engine, cpu=run.cores.server, batch_sizes=(1,), count=CANDIDATES, seed=SEED
-    )
+    models, file = run.workspace / "versions", run.workspace / "serving.yaml"
+    write_versions(run.models, models)
+    expected = shipped_answers(models, run.engine, cpu=run.cores.server, count=CANDIDATES, seed=SEED)
+    first = {each.name: Entry(version=next(iter(each.votes))) for each in expected}
+    write_serving(file, first)
     run.show("integrity: loading both shipped models in worker processes")
     with ServerProcess(
-        run.models, cpus=(run.cores.server, run.cores.load), log=run.log, engine=run.engine,
-        batch_sizes=BATCH_SIZES, engine_workers=WORKERS, engine_timeout_seconds=STUCK_SECONDS, min_heads=1,
-        latency_target_seconds=LATENCY_TARGET_SECONDS, max_waiting_rows=WAITING_ROWS, max_inputs=8,
+        models, cpus=(run.cores.server, run.cores.load), log=run.log, serving_file=str(file), engine=run.engine,
+        poll_seconds=POLL_SECONDS, batch_sizes=BATCH_SIZES, engine_workers=WORKERS,
+        engine_timeout_seconds=STUCK_SECONDS, min_heads=1, latency_target_seconds=LATENCY_TARGET_SECONDS,
+        max_waiting_rows=WAITING_ROWS, max_inputs=MOST_ROWS, log_requests=False,
     ) as server:  # fmt: skip
         engines = {model["name"]: model["engine"] for model in server.get("/models")[1]["models"]}
         started = time.perf_counter()
-        mix = Mix(run, server, expected)
+        versions = VersionSwitches(server, file, {each.name: tuple(each.votes) for each in expected})
+        mix = Mix(run, server, expected, versions)
         asyncio.run(mix.send(run.plan.requests))
+        seconds = time.perf_counter() - started
     return summary(
-        run.environment, engines, mix.tally, mix.doubled, sum(len(each.inputs) for each in expected),
-        time.perf_counter() - started,
-    )  # fmt: skip
+        run.environment, engines, mix.tally, mix.doubled, sum(len(each.inputs) for each in expected), seconds
+    )
 
 
 class Mix:
     """Clients that send mixed requests to one server, and the faults."""
 
-    def __init__(self, run: Run, server: ServerProcess, expected: Sequence[Expected]) -> None:
+    def __init__(
+        self, run: Run, server: ServerProcess, expected: tuple[Expected, Expected], versions: VersionSwitches
+    ) -> None:
         self.tally = Tally()
         self.doubled = 0
+        """Bytes of replies that were not due."""
         self._run = run
         self._server = server
         self._expected = expected
         self._begun = 0
         self._requests = 0
+        self._versions = versions
         self._worker_faults = WorkerFaults(server, len(expected) * WORKERS)
+        self._all_faults = asyncio.Event()
 
     async def send(self, requests: int) -> None:
-        """Send so many requests over all connections, and return when each has had its reply or lost its client."""
+        """Send at least so many requests, until all faults have been; each gets its reply or loses its client."""
         self._requests = requests
         pool = Pool(self._server.port)
         faults = asyncio.create_task(self._inject())
@@ -112,10 +125,11 @@ class Mix:
         pool.close()
         self.doubled = pool.stray_bytes
         self.tally.faults += self._worker_faults.done
+        self.tally.faults["version switches"] = self._versions.done
 
     async def _client(self, pool: Pool, number: int) -> None:
         generator = np.random.default_rng((SEED, number))
-        while self._begun < self._requests:
+        while self._begun < self._requests or not self._all_faults.is_set():
             self._begun += 1
             case = draw_case(self._expected, generator, f"{os.getpid()}-{self._begun}")
             self.tally.kinds[case.kind] += 1
@@ -142,17 +156,27 @@ class Mix:
         finding = check_reply(case, reply)
         if case.is_poisoned and reply.status == 500:
             self.tally.faults["engine exceptions"] += 1
-        if finding.verdict == "failed" and not self._worker_faults.explain(sent, time.perf_counter()):
+        finished = time.perf_counter()
+        if finding.verdict == "failed" and not self._worker_faults.explain(sent, finished):
             finding.verdict = "unexplained"
+        if finding.version and not self._versions.allow(case.expected.name, finding.version, sent, finished):
+            finding.verdict, finding.problem = "wrong", f"version {finding.version}, which is not served"
         self.tally.add(case, finding)
 
     async def _inject(self) -> None:
-        """Kill and stop workers, spread evenly over the requests."""
+        """Switch versions, kill and stop workers, spread evenly over the requests."""
         count = max(len(FAULTS), min(MOST_FAULTS, self._requests // REQUESTS_PER_FAULT))
-        for number in range(count):
-            while self.tally.finished < (number + 1) * self._requests / (count + 1):
-                await asyncio.sleep(0.02)
-            await self._worker_faults.inject(FAULTS[number % len(FAULTS)])
+        try:
+            for number in range(count):
+                while self.tally.finished < (number + 1) * self._requests / (count + 1):
+                    await asyncio.sleep(0.02)
+                match FAULTS[number % len(FAULTS)]:
+                    case "switch":
+                        await self._versions.switch(SWITCHED)
+                    case kind:
+                        await self._worker_faults.inject(kind)
+        finally:
+            self._all_faults.set()
 
 
 def summary(
@@ -172,7 +196,6 @@ def summary(
         statuses=dict(sorted(tally.codes.items())),
         rows_checked=tally.rows,
         faults=dict(sorted(tally.faults.items())),
-        left_out=LEFT_OUT,
         doubled=doubled,
         problems=tuple(tally.problems),
         largest_difference=tally.largest_difference,

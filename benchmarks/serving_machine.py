@@ -32,7 +32,7 @@ KEPT_VARIABLES = ("NEUROTRAILS_CACHE",)
 """Settings of the user that count here too; all others would make runs differ."""
 
 
-class ServingError(NeurotrailsError):
+class ServingBenchmarkError(NeurotrailsError):
     """A serving benchmark cannot be run, or its server failed."""
 
 
@@ -48,10 +48,10 @@ class Cores(Record):
 
 
 def choose_cores() -> Cores:
-    """Choose two CPUs, of two physical cores where there are. Raises ServingError where there is only one."""
+    """Choose two CPUs, of two physical cores where there are. Raises ServingBenchmarkError where there is only one."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
-        raise ServingError(
+        raise ServingBenchmarkError(
             f"The server and the load generator need a core each, but this process may run on {len(cpus)} (CPU "
             f"{', '.join(map(str, cpus))}). Run it where it has at least 2."
         )
@@ -92,6 +92,7 @@ class ServerProcess:
         self._log = log
         variables = {name: value for name, value in os.environ.items() if not name.startswith("NEUROTRAILS_")}
         variables |= {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        settings = {"serving_file": str(log.with_name("none.yaml")), **settings}  # not one in the working folder
         for name, value in settings.items():
             variables[f"NEUROTRAILS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
         command = [sys.executable, str(REPOSITORY / "neurotrails.py"), "serve"]
@@ -134,9 +135,13 @@ class ServerProcess:
         try:
             while not self._ready():
                 if self._process.poll() is not None:
-                    raise ServingError(f"The server ended with status {self._process.returncode}: {self._last_words()}")
+                    raise ServingBenchmarkError(
+                        f"The server ended with status {self._process.returncode}: {self._last_words()}"
+                    )
                 if time.monotonic() > deadline:
-                    raise ServingError(f"The server was not ready within {READY_SECONDS:g} s: {self._last_words()}")
+                    raise ServingBenchmarkError(
+                        f"The server was not ready within {READY_SECONDS:g} s: {self._last_words()}"
+                    )
                 time.sleep(0.05)
         except BaseException:
             self._process.kill()
@@ -155,7 +160,7 @@ class ServerProcess:
             self._process.wait()
             status = None
         if error is None and status != 0:
-            raise ServingError(f"The server did not end well (status {status}): {self._last_words()}")
+            raise ServingBenchmarkError(f"The server did not end well (status {status}): {self._last_words()}")
 
     def _ready(self) -> bool:
         try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from serving_bare import BarePredictor
 from serving_load import Sample, arrivals, heads_used, open_loop, statuses, tapered_rate
-from serving_machine import ServerProcess, ServingError
+from serving_machine import ServerProcess, ServingBenchmarkError
 from serving_results import Aim, Latencies, LoadPoint, Memory, OverloadScenario
 from serving_setup import SEED, Run, live_images, posts, require_same_engine
 from serving_speed import best_rate
@@ -64,7 +64,7 @@ def measure_overload(run: Run) -> OverloadScenario:
     points = [*steps, overload]
     normal = steps[STEPS.index(NORMAL)].answered
     if normal is None:
-        raise ServingError(f"The server answered nothing at {NORMAL:g} times its capacity.")
+        raise ServingBenchmarkError(f"The server answered nothing at {NORMAL:g} times its capacity.")
     recovery = recovery_seconds(after, normal.p50, plan.recovery_seconds)
     ratio = one_head.per_second / best.per_second
     return OverloadScenario(
@@ -98,7 +98,7 @@ def _aims(
     overload = points[-1]
     peak = max(point.goodput for point in points)
     if not peak:
-        raise ServingError(f"The server answered no request of {network} in time, whatever the load.")
+        raise ServingBenchmarkError(f"The server answered no request of {network} in time, whatever the load.")
     at = f"{network}, {OVERLOAD:g} x capacity"
     refused = None if overload.refused is None else overload.refused.p50
     drop = f"from {OVERLOAD:g} x to {NORMAL:g} x capacity"

@@ -118,7 +118,6 @@ def _integrity(found: IntegrityScenario) -> list[str]:
         f"{found.rows_checked:,} rows compared with their precomputed answers, largest difference of a probability "
         f"{found.largest_difference:.1e}",
     ]
-    lines += [f"not injected: {reason}" for reason in found.left_out]
     return lines + [f"problem: {problem}" for problem in found.problems]
 
 

@@ -181,8 +181,6 @@ class IntegrityScenario(Record):
     rows_checked: int
     faults: dict[str, int]
     """Faults that were injected, by kind."""
-    left_out: tuple[str, ...]
-    """Faults that were not, and why."""
     lost: int
     """Requests whose client waited and that got no reply."""
     doubled: int

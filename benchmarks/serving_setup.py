@@ -14,7 +14,7 @@ from PIL import Image
 from environment import REPOSITORY, Environment
 from runtime.engines.base import EngineInfo
 from serving_client import request_bytes
-from serving_machine import Cores, ServerProcess, ServingError
+from serving_machine import Cores, ServerProcess, ServingBenchmarkError
 from serving_results import Subject
 
 SEED = 0
@@ -110,11 +110,11 @@ class Run:
 
 
 def require_same_engine(server: ServerProcess, bare: EngineInfo) -> None:
-    """Raise ServingError unless the only model of the server runs on the engine of the bare predictor."""
+    """Raise ServingBenchmarkError unless the only model of the server runs on the engine of the bare predictor."""
     [model] = server.get("/models")[1]["models"]
     served = (model["engine"], model["engine_version"], model["precision"], model["cores"])
     if served != (bare.name, bare.version, bare.precision, bare.cores):
-        raise ServingError(
+        raise ServingBenchmarkError(
             f"The server computes with {served}, the bare predictor with "
             f"{(bare.name, bare.version, bare.precision, bare.cores)}: they cannot be compared. Choose an --engine."
         )

@@ -11,7 +11,7 @@ from latency_results import Interval
 from serving_bare import BarePredictor
 from serving_client import Connection
 from serving_load import closed_loop, tapered_rate
-from serving_machine import ServerProcess, ServingError
+from serving_machine import ServerProcess, ServingBenchmarkError
 from serving_results import Aim, BareRate, Latencies, LatencyScenario, SaturationScenario
 from serving_setup import SEED, Run, example_images, live_images, posts, require_same_engine
 
@@ -80,7 +80,7 @@ async def _one_by_one(port: int, requests: list[bytes], calls: int) -> list[floa
         reply = await connection.ask(requests[call % len(requests)])
         seconds.append(time.perf_counter() - started)
         if reply.status != 200:
-            raise ServingError(f"A request to an idle server got status {reply.status}: {reply.body[:200]!r}")
+            raise ServingBenchmarkError(f"A request to an idle server got status {reply.status}: {reply.body[:200]!r}")
     connection.close()
     return seconds[WARM_UPS:]
 
@@ -150,6 +150,6 @@ def _saturate(port: int, requests: list[bytes], connections: int, seconds: float
     samples = asyncio.run(closed_loop(port, requests, connections=connections, seconds=seconds))
     bad = [sample.reply for sample in samples if sample.reply.status != 200]
     if bad:
-        raise ServingError(f"A saturated server replied {bad[0].status}: {bad[0].body[:200]!r}")
+        raise ServingBenchmarkError(f"A saturated server replied {bad[0].status}: {bad[0].body[:200]!r}")
     full = samples[min(connections, len(samples) - 1)].finished  # until then, lines were filling up
     return tapered_rate([sample.finished for sample in samples], full, seconds)
