@@ -60,7 +60,9 @@ class Found:
         if not there:
             known = ", ".join(sorted(self.versions)) or "none"
             raise ServingError(
-                " ".join((f"There is no model {name!r} on the search path; the models are: {known}.", *self.problems))
+                " ".join(
+                    (f"There is no model {name[:100]!r} on the search path; the models are: {known}.", *self.problems)
+                )
             )
         found = self.versions[name].get(there[0] if version == LATEST else version)
         if found is None:

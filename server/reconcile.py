@@ -169,13 +169,14 @@ class Reconciler:
             desired = await self._look_before_writing()
             if entry is None:
                 entry = desired.entries.get(name, Entry())
-            versions = desired.found.newest_first(name)
-            if not versions or entry.version not in (LATEST, *versions):
-                code = "unknown_version" if versions else "unknown_model"
-                raise UnknownModel(code, self._why_not(desired, name, entry))
             try:
                 desired.found.find(name, entry.version)
             except ServingError as error:
+                versions = desired.found.newest_first(name)
+                if not versions:
+                    raise UnknownModel("unknown_model", str(error)) from error
+                if entry.version not in (LATEST, *versions):
+                    raise UnknownModel("unknown_version", str(error)) from error
                 raise CannotServe("cannot_serve", str(error)) from error
             await self._write({**desired.entries, name: entry})
 
@@ -200,14 +201,6 @@ class Reconciler:
         except ServingError as error:
             raise CannotWrite("cannot_write", str(error)) from error
         self._woken.set()
-
-    @staticmethod
-    def _why_not(desired: _Desired, name: str, entry: Entry) -> str:
-        try:
-            desired.found.find(name if len(name) <= 100 else f"{name[:100]}...", entry.version)
-        except ServingError as error:
-            return str(error)
-        raise AssertionError("only asked where nothing is found")
 
     def _look(self) -> _Desired:
         """Read the search path and the file. Raises ServingError."""
@@ -234,27 +227,30 @@ class Reconciler:
 
     async def _try(self, name: str) -> None:
         """Serve a model as desired; where that fails, note why, and do not try the same again."""
-        desired = self._desired
-        plan = None
+        desired, known = self._desired, self._failures.get(name)
         try:
             plan = self._plan(name)
-            if self._plans.get(name) == plan:
-                self._failures.pop(name, None)
-                return
-            attempt = plan, plan.version.stamp, desired.file
-            if name in self._failures and self._failures[name].attempt == attempt:
-                return
-            await self._serve(plan)
         except ServingError as error:
-            known = self._failures.get(name)
-            stamp = plan.version.stamp if plan else ()
-            failure = self._failures[name] = _Failure(str(error), (plan, stamp, desired.file))
-            if known != failure:
-                goes_on = f" Version {self._plans[name].version.version} goes on." if name in self._plans else ""
-                logger.error("%s%s", error, goes_on)
-                self._observer.model_failed(name)
-        else:
-            self._failures.pop(name, None)
+            failure = _Failure(str(error), (None, (), desired.file))
+            if failure != known:  # nothing was tried, so only news are worth a line
+                self._note_failure(name, failure)
+            return
+        attempt = plan, plan.version.stamp, desired.file
+        if self._plans.get(name) != plan:
+            if known is not None and known.attempt == attempt:
+                return
+            try:
+                await self._serve(plan)
+            except ServingError as error:
+                self._note_failure(name, _Failure(str(error), attempt))
+                return
+        self._failures.pop(name, None)
+
+    def _note_failure(self, name: str, failure: _Failure) -> None:
+        self._failures[name] = failure
+        goes_on = f" Version {self._plans[name].version.version} goes on." if name in self._plans else ""
+        logger.error("%s%s", failure.reason, goes_on)
+        self._observer.model_failed(name)
 
     def _plan(self, name: str) -> _Plan:
         entry = self._desired.entries[name]

@@ -172,18 +172,20 @@ def test_the_old_version_stays_until_its_requests_are_answered(folder: Path, dir
         engine.trunk = slow_trunk  # type: ignore[method-assign]
         engine.close = seen_close  # type: ignore[method-assign]
         old = pool.submit(service.client.post, "/predict", content=image_file(3))
-        entered.wait()
-        desire(folder, tiny_image="2", tiny_text="2")
-        switching = service.reconciling()
-        while service.state("tiny-image").retiring != "1":
-            assert not switching.done()
-        new = service.client.post("/predict", content=image_file(3)).json()
-        assert new["version"] == "2"
-        direct["2"].check(new["predictions"][0], image_file(3))
-        assert not closed.is_set()
-        text_state = service.state("tiny-text")  # one replacement at a time: its turn comes when the other is gone
-        assert (text_state.live, text_state.loading) == ("1", None)
-        release.set()
+        try:
+            entered.wait()
+            desire(folder, tiny_image="2", tiny_text="2")
+            switching = service.reconciling()
+            while service.state("tiny-image").retiring != "1":
+                assert not switching.done()
+            new = service.client.post("/predict", content=image_file(3)).json()
+            assert new["version"] == "2"
+            direct["2"].check(new["predictions"][0], image_file(3))
+            assert not closed.is_set()
+            text_state = service.state("tiny-text")  # one replacement at a time: its turn comes when the other is gone
+            assert (text_state.live, text_state.loading) == ("1", None)
+        finally:
+            release.set()
         answer = old.result().json()
         assert answer["version"] == "1"
         direct["1"].check(answer["predictions"][0], image_file(3))
@@ -206,13 +208,15 @@ def test_a_request_keeps_the_version_that_its_body_is_read_for(folder: Path, dir
         model = service.wait().core._models.named("tiny-image")
         post = service.client.post
         old = pool.submit(post, "/v2/models/tiny-image/infer", content=body(), headers=request["headers"])
-        while not model.pins._count:
-            assert not old.done()
-        desire(folder, tiny_image="2")
-        switching = service.reconciling()
-        while image_version(service) != "2":
-            assert not switching.done()
-        rest.set()
+        try:
+            while not model.pins._count:
+                assert not old.done()
+            desire(folder, tiny_image="2")
+            switching = service.reconciling()
+            while image_version(service) != "2":
+                assert not switching.done()
+        finally:
+            rest.set()
         reply = old.result().json()
         assert reply["model_version"] == "1"
         best = direct["1"].predict(image_file(3)).probabilities.max()
