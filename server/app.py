@@ -153,7 +153,7 @@ def _add_operation(app: FastAPI, core: Core, observer: PrometheusObserver) -> No
 
     async def metrics() -> Response:
         """Metrics in the text format of Prometheus, times in seconds."""
-        return Response(observer.render(), media_type=observer.content_type)
+        return Response(observer.render(ready=core.ready() is None), media_type=observer.content_type)
 
     async def docs() -> HTMLResponse:
         return HTMLResponse(documentation, headers=PAGE_HEADERS)

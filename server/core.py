@@ -65,7 +65,7 @@ class Core:
         nothing. Needs a running event loop.
         """
         self._loading = asyncio.create_task(self._load(on_failure))
-        self._watching = asyncio.create_task(self._watch_lag())
+        self._watching = asyncio.create_task(self._watch())
 
     def deadline(self, arrived: float, timeout_seconds: float | None) -> Deadline:
         """When a request that arrived at `arrived` (`time.monotonic()`) must be answered. Raises InvalidRequest."""
@@ -191,12 +191,17 @@ class Core:
             logger.info("All models are ready.")
             self._following = asyncio.create_task(self._reconciler.follow())
 
-    async def _watch_lag(self) -> None:
-        """Report by how much the event loop is late: it must never compute."""
+    async def _watch(self) -> None:
+        """Report by how much the event loop is late, as it must never compute, and which workers were replaced."""
         while True:
             due = time.perf_counter() + LAG_INTERVAL_SECONDS
             await asyncio.sleep(LAG_INTERVAL_SECONDS)
             self._observer.loop_lagged(max(0.0, time.perf_counter() - due))
+            for model in self._models.candidates(None):
+                replaced = model.predictor.engine.replaced - model.replaced
+                if replaced:
+                    model.replaced += replaced
+                    self._observer.workers_replaced(model.name, replaced)
 
     def _require_ready(self) -> None:
         reason = None if self._state == "leaving" else self.ready()

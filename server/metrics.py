@@ -40,6 +40,10 @@ class Observer(ABC):
         """Note how many reasons there are now why what is served is not what is desired."""
 
     @abstractmethod
+    def request_started(self) -> None:
+        """Note that the headers of a request have arrived; `request_finished` follows."""
+
+    @abstractmethod
     def request_finished(self, route: str, method: str, status: int, seconds: float) -> None:
         """Note that a request got its reply; `route` is the template of its path, `method` of METHODS or `other`."""
 
@@ -62,6 +66,10 @@ class Observer(ABC):
     @abstractmethod
     def load_changed(self, model: str, waiting_rows: int, cost_ratio: float) -> None:
         """Note how many rows wait for a worker, and what batches take relative to what was measured at start-up."""
+
+    @abstractmethod
+    def workers_replaced(self, model: str, count: int) -> None:
+        """Note that so many more worker processes of a model had ended and were replaced."""
 
     @abstractmethod
     def loop_lagged(self, seconds: float) -> None:
@@ -105,6 +113,13 @@ class PrometheusObserver(Observer):
         self._refusals = Counter(
             "neurotrails_refusals_total", "Requests answered with an error.", ["reason"], registry=registry
         )
+        self._in_progress = Gauge(
+            "neurotrails_requests_in_progress", "Requests that are not answered yet.", registry=registry
+        )
+        self._ready = Gauge(
+            "neurotrails_ready", "1 when /readyz says yes: all models are warm, and the server is not told to stop.",
+            registry=registry,
+        )  # fmt: skip
         self._request_seconds = self._seconds("request", "End to end, from the headers to the last byte.", "route")
         self._decode_seconds = self._seconds("decode", "Decoding the inputs of a request.", "model")
         self._queue_seconds = self._seconds("queue", "Decoded inputs waiting for the engine.", "model")
@@ -138,6 +153,10 @@ class PrometheusObserver(Observer):
             "neurotrails_cost_ratio", "Time of the last batches by the time measured at start-up.", ["model"],
             registry=registry,
         )  # fmt: skip
+        self._replaced = Counter(
+            "neurotrails_workers_replaced_total", "Worker processes that crashed or hung and were replaced.", ["model"],
+            registry=registry,
+        )  # fmt: skip
         self._lag_seconds = self._seconds("event_loop_lag", "How late the event loop was, sampled regularly.")
 
     def _seconds(self, what: str, documentation: str, *labels: str) -> Histogram:
@@ -149,6 +168,7 @@ class PrometheusObserver(Observer):
         self._served[labels] += 1
         self._models.labels(*labels).set(1)
         self._changes.labels(card.manifest.name, "loaded").inc()
+        self._replaced.labels(card.manifest.name)  # shown as 0 from the start
 
     def model_retired(self, card: ModelCard) -> None:
         """Remove the model's info gauge, unless one with the same labels has taken its place."""
@@ -167,8 +187,13 @@ class PrometheusObserver(Observer):
         """Set the gauge."""
         self._problems.set(count)
 
+    def request_started(self) -> None:
+        """Count the request as in progress."""
+        self._in_progress.inc()
+
     def request_finished(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count the request and record its end-to-end time."""
+        self._in_progress.dec()
         self._requests.labels(route, method, status).inc()
         self._request_seconds.labels(route).observe(seconds)
 
@@ -204,12 +229,17 @@ class PrometheusObserver(Observer):
         self._waiting.labels(model).set(waiting_rows)
         self._cost_ratio.labels(model).set(cost_ratio)
 
+    def workers_replaced(self, model: str, count: int) -> None:
+        """Count them."""
+        self._replaced.labels(model).inc(count)
+
     def loop_lagged(self, seconds: float) -> None:
         """Record the lag."""
         self._lag_seconds.observe(seconds)
 
-    def render(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
+    def render(self, *, ready: bool) -> bytes:
+        """All metrics in the text format of Prometheus; `ready` is what /readyz says now."""
+        self._ready.set(ready)
         return generate_latest(self._registry)
 
 

@@ -73,6 +73,7 @@ class RequestEnvelope:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        self._observer.request_started()
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if SANE_ID.fullmatch(given) else new_id()

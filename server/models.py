@@ -73,6 +73,8 @@ class ServedModel:
     pool: ThreadPoolExecutor
     pins: Pins = field(default_factory=Pins)
     """A request pins the model that it was admitted for until it is answered."""
+    replaced: int = 0
+    """Replaced worker processes that have been reported."""
 
     @property
     def name(self) -> str:

@@ -181,6 +181,11 @@ class Engine(ABC):
         """Number of calls that can usefully compute at the same time."""
         return self.options.streams if self.parallel_calls else 1
 
+    @property
+    def replaced(self) -> int:
+        """Worker processes that had to be replaced; without such processes 0."""
+        return 0
+
     def info(self) -> EngineInfo:
         """Describe this engine."""
         return EngineInfo(

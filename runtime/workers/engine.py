@@ -186,6 +186,11 @@ class WorkerEngine(Engine):
         return self._concurrency
 
     @property
+    def replaced(self) -> int:
+        """Workers that have ended since they had loaded, and for which others were started."""
+        return self._pool.replaced
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the workers that are ready."""
         return [worker.pid for worker in self._pool.workers]

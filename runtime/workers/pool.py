@@ -61,6 +61,8 @@ class Pool:
         self._changed = threading.Condition()
         """Held to read or change anything here; notified when a lane or a worker comes or goes."""
         self._keeping = False
+        self.replaced = 0
+        """Workers that had loaded and ended since, and for which others were started."""
         self._closed = False
         self._alarm, self._heard = socket.socketpair()
         self._selector = selectors.DefaultSelector()
@@ -214,6 +216,7 @@ class Pool:
         if place.ready is not None:  # it never speaks again
             death = worker.death()
             logger.error("%s", death)
+            self.replaced += self._keeping
             self._replace(place, worker, None if self._keeping else death)
             return
         said = worker.loaded()

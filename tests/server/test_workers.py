@@ -87,6 +87,9 @@ def test_every_request_is_answered_while_workers_are_killed_and_stopped(service:
     for number in range(2 * WORKERS):
         ask(number)
     assert told[200] >= 10 + 2 * WORKERS
+    assert engine.replaced >= 2
+    shown = f'neurotrails_workers_replaced_total{{model="tiny-image"}} {float(engine.replaced)}'
+    eventually(lambda: shown in service.client.get("/metrics").text)
 
 
 def test_the_workers_end_with_the_service(folder: Path) -> None:
