@@ -92,6 +92,6 @@ def test_the_paths_of_the_admin_api() -> None:
 
 
 def test_the_metrics() -> None:
-    there = PrometheusObserver().render().decode()
+    there = PrometheusObserver().render(ready=True).decode()
     for name, _ in rows("Metrics"):
         assert f"# TYPE {name.strip('`')} " in there
