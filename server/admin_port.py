@@ -38,8 +38,10 @@ async def listening(config: uvicorn.Config, host: str, port: int) -> AsyncIterat
         raise StartupError(f"The admin API cannot listen on {host}, port {port}: {error.strerror}.") from error
     server = _Beside(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    port = listener.getsockname()[1]
+    logger.info("The admin API listens on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     try:
-        yield listener.getsockname()[1]
+        yield port
     finally:
         server.should_exit = True
         await serving

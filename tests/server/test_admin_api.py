@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from pydantic import SecretStr
 from server.serving_file import Entry, read_serving, write_serving
 from tests.artifacts import write_tiny_image_artifact, write_tiny_text_artifact
 from tests.server.inputs import image_file
-from tests.server.service import Service
+from tests.server.service import CORES, Service
+from tests.server.test_startup import process
 
 KEY = "the-key-of-those-who-may"
 HEADERS = {"authorization": f"Bearer {KEY}"}
@@ -254,3 +256,16 @@ def test_what_the_file_is_written_as(service: Service, admin: httpx.Client) -> N
         "    version: latest",
     ]
     until(admin, "tiny-image", live="2", retiring=None)
+
+
+def test_a_signal_ends_both_ports(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEUROTRAILS_ADMIN_KEY", KEY)
+    monkeypatch.setenv("NEUROTRAILS_SERVING_FILE", str(folder / "serving.yaml"))
+    with process(folder / "models", engine="onnxruntime", cores=CORES, port=0, admin_port=0) as (running, log, _):
+        [address] = re.findall(r"The admin API listens on (http://\S+)", "".join(log))
+        assert httpx.get(f"{address}/admin/models", headers=HEADERS).status_code == 200
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{address}/admin/models", headers=HEADERS)
+    assert KEY not in "".join(log)
