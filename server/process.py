@@ -37,6 +37,7 @@ def http_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
         log_config=None,  # one format for all, set by `serve`
         access_log=False,  # the middleware logs requests
         server_header=False,
+        proxy_headers=False,  # nothing depends on who the client says it is
         ws="none",
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.shutdown_timeout_seconds,

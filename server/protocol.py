@@ -42,6 +42,7 @@ class BoundedProtocol(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._headers_timer: asyncio.TimerHandle | None = None
+        self._reply_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or refuse it if there are far too many."""
@@ -65,8 +66,9 @@ class BoundedProtocol(H11Protocol):
             self._stop_expecting()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timers."""
         self._stop_expecting()
+        self._stop_waiting()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -77,6 +79,16 @@ class BoundedProtocol(H11Protocol):
         """End a connection that has been idle; one whose client does not take the reply is cut off a little later."""
         super().timeout_keep_alive_handler()
         self.loop.call_later(self.settings.body_timeout_seconds, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        """Hold the reply until the client has taken more of it; cut the connection off if it takes too long."""
+        super().pause_writing()
+        self._reply_timer = self.loop.call_later(self.settings.body_timeout_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on with the reply."""
+        self._stop_waiting()
+        super().resume_writing()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Ignore, as HTTP allows, that a client would like another protocol: it gets its reply."""
@@ -89,6 +101,11 @@ class BoundedProtocol(H11Protocol):
         if self._headers_timer is not None:
             self._headers_timer.cancel()
             self._headers_timer = None
+
+    def _stop_waiting(self) -> None:
+        if self._reply_timer is not None:
+            self._reply_timer.cancel()
+            self._reply_timer = None
 
     def _headers_are_late(self) -> None:
         self._headers_timer = None

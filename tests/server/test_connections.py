@@ -73,6 +73,21 @@ def test_an_idle_connection_is_closed(models: Path) -> None:
         assert connection.makefile("rb").read().startswith(b"HTTP/1.1 200")  # and then the end
 
 
+def test_a_client_that_takes_no_replies_is_cut_off(models: Path) -> None:
+    with Service(models, body_timeout_seconds=0.3, log_requests=False) as service, socket.socket() as connection:
+        service.wait()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", service.port))
+        connection.settimeout(0.5)
+        asked = b"GET /page/examples.json HTTP/1.1\r\nhost: x\r\n\r\n" * 100
+        with suppress(TimeoutError, ConnectionError):
+            while True:  # until the server reads no more, as nobody takes its replies
+                connection.sendall(asked)
+        while service._server.server_state.connections:  # the connection is still open on this side
+            time.sleep(0.01)
+        assert service.client.get("/healthz").status_code == 200
+
+
 @pytest.mark.parametrize(
     "sent",
     [b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000],
