@@ -14,6 +14,11 @@ import pytest
 from server.protocol import RESERVED_CONNECTIONS
 from tests.server.service import Service
 
+pytestmark = [
+    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),
+    pytest.mark.usefixtures("engine_name"),
+]
+
 HELLO = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nball"
 
 

@@ -13,6 +13,11 @@ from server.middleware import OPEN_PATHS, PROBES, SECURITY_HEADERS
 from tests.browser import CHROMIUM, Browser
 from tests.server.service import Service
 
+pytestmark = [
+    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),
+    pytest.mark.usefixtures("engine_name"),
+]
+
 FIRST, SECOND = "first-key-of-the-tests", "second-key-of-the-tests"
 
 

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -15,6 +16,11 @@ from tests.server.gate import Gate
 from tests.server.inputs import image_file
 from tests.server.operation_tables import DOCUMENT, with_tables
 from tests.server.service import Service
+
+pytestmark = [
+    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),
+    pytest.mark.usefixtures("engine_name"),
+]
 
 ROOT = Path(__file__).parents[2]
 DOCS = DOCUMENT.read_text(encoding="utf-8")
