@@ -25,8 +25,9 @@ OVERLOAD = 3.0
 STEPS = (NORMAL, 0.8, 1.0, 1.5)
 """Loads without shedding, besides the overload."""
 SHEDDING_STEPS = (0.8, 1.5, 2.0, OVERLOAD)
-DEADLINE_BATCHES = 4
-"""The deadline of all requests: so many times what the largest batch takes with all heads."""
+DEADLINE_BATCHES = 3
+"""The deadline of all requests: so many times what the largest batch takes with all heads. What waits when the load
+drops, which is as much as the deadline allows, must be computed before the latency is normal again."""
 
 GOODPUT = 0.9
 """Aim: least part of the peak goodput under overload; with shedding, of the peak times the ratio of costs."""

@@ -136,7 +136,7 @@ def plot(found: OverloadScenario, *, smoke: bool) -> bytes:
             goodput.annotate(name, (0, level), xytext=(2, 3), textcoords="offset points", fontsize=8, color="#555555")
         latency.axhline(found.deadline_seconds, color="#888888", linestyle=":", linewidth=1)
         latency.annotate(
-            "deadline", (0, found.deadline_seconds), xytext=(2, 3), textcoords="offset points", fontsize=8,
+            "deadline", (0, found.deadline_seconds), xytext=(2, -10), textcoords="offset points", fontsize=8,
             color="#555555",
         )  # fmt: skip
         for axes, title in ((goodput, "answered in time, per second"), (latency, "latency of answers, s: p50, p95")):

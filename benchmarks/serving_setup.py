@@ -14,7 +14,7 @@ from PIL import Image
 from environment import REPOSITORY, Environment
 from runtime.engines.base import EngineInfo
 from serving_client import request_bytes
-from serving_machine import Cores, ServerProcess, ServingBenchmarkError
+from serving_machine import Cores, ServerProcess, ServingBenchmarkError, pinned
 from serving_results import Subject
 
 SEED = 0
@@ -51,7 +51,7 @@ class Plan:
 
 FULL = Plan(
     smoke=False, live="resnet50", batch_sizes=(1, 4, 16), latency_rounds=40, latency_calls=60, saturation_rounds=4,
-    saturation_seconds=11.0, most_per_second=1e9, point_seconds=14.0, settle_seconds=4.0, overload_seconds=40.0,
+    saturation_seconds=10.0, most_per_second=1e9, point_seconds=12.0, settle_seconds=4.0, overload_seconds=36.0,
     recovery_seconds=15.0, requests=100_000,
 )  # fmt: skip
 SMOKE = Plan(
@@ -104,7 +104,8 @@ class Run:
         if not models.exists():
             self.show(f"building {self.plan.live} with live random weights")
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
+            everywhere = (self.cores.server, self.cores.load)
+            with pinned(*everywhere), ProcessPoolExecutor(1, mp_context=context) as pool:
                 pool.submit(_build, self.plan.live, models / self.plan.live).result()
         return models
 
