@@ -76,7 +76,8 @@ def serving(
     cores = choose_cores()
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="neurotrails-serving-") as workspace, pinned(cores.load):
-        run = Run(plan, describe_environment(1), cores, engine, models, Path(workspace), show)
+        environment = describe_environment(1).model_copy(update={"cores_source": "one for the server and its engine"})
+        run = Run(plan, environment, cores, engine, models, Path(workspace), show)
         for name in SCENARIOS:
             if name in scenarios:
                 measured[name] = measures[name](run)
