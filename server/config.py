@@ -127,13 +127,23 @@ def _require_known(kind: str, given: Iterable[str], known: Iterable[str]) -> Non
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except (OSError, ValueError) as error:
         raise StartupError(f"The settings in {str(path)!r} cannot be read: {error}") from error
-    if content is None:
+    except yaml.YAMLError as error:  # its text would repeat a line of the file, and so perhaps a key
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f" in line {mark.line + 1}"
+        raise StartupError(f"The settings in {str(path)!r} cannot be read: they are no YAML{line}.") from None
+    if tree is None or content is None:
         return {}
     if not isinstance(content, dict):
         raise StartupError(f"{str(path)!r} must hold settings, as in `port: 8000`, not a {type(content).__name__}.")
+    names = [str(name.value) for name, _ in tree.value]
+    for name in names:
+        if names.count(name) > 1:
+            raise StartupError(f"{name[:100]!r} stands {names.count(name)} times in {str(path)!r}.")
     return content
 
 

@@ -59,7 +59,9 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest(file: Path, monkeypa
     [
         ("port: many\n", r"port \(.*server\.yaml\): .*'many'"),
         ("- port\n", "must hold settings"),
-        ("port: [\n", "cannot be read"),
+        ("port: 1\nhost: [\n", r"cannot be read: they are no YAML in line 3"),
+        ("port: 1\nhost: x\nport: 2\n", r"'port' stands 2 times"),
+        ("? [a, b]\n: 1\n", "cannot be read"),
         ("max_waiting_rows: 2\nmax_inputs: 3\n", r"max_waiting_rows \(2\) must be at least max_inputs \(3\)"),
         ("batch_sizes: '[1,'\n", "batch_sizes"),
     ],
