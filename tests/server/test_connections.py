@@ -15,7 +15,7 @@ from server.protocol import RESERVED_CONNECTIONS
 from tests.server.service import Service
 
 pytestmark = [
-    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),
+    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True),
     pytest.mark.usefixtures("engine_name"),
 ]
 

@@ -19,7 +19,7 @@ from tests.artifacts import write_tiny_image_artifact
 from tests.server.inputs import image_file, text
 from tests.server.service import Direct, Service
 
-pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session")  # none sees bad input
+pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True)  # none sees them
 
 JSON = {"content-type": "application/json"}
 

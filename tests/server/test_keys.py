@@ -14,7 +14,7 @@ from tests.browser import CHROMIUM, Browser
 from tests.server.service import Service
 
 pytestmark = [
-    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),
+    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True),
     pytest.mark.usefixtures("engine_name"),
 ]
 

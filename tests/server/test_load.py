@@ -24,7 +24,7 @@ from tests.server.service import Direct, Service
 from tests.server.test_probes import grown, samples
 
 pytestmark = [
-    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),  # the gate is in its stages
+    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True),  # the gate is there
     pytest.mark.usefixtures("engine_name"),
 ]
 

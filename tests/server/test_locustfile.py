@@ -11,7 +11,7 @@ import pytest
 from tests.server.inputs import image_file, text
 from tests.server.service import Direct, Service
 
-pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session")  # all answer alike
+pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True)  # all answer alike
 
 LOCUSTFILE = Path(__file__).parents[2] / "benchmarks" / "locustfile.py"
 

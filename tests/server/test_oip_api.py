@@ -28,7 +28,7 @@ from tests.server.service import Direct, Service
 
 MODEL = "/v2/models/{name}"
 
-pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session")  # all answer alike
+pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True)  # all answer alike
 
 
 def check(found: dict[str, Any], direct: Direct, data: list[Any], **wish: Any) -> None:

@@ -14,7 +14,7 @@ from tests.artifacts import SIDE
 from tests.server.oip.wire import FILES, HEADER, INFER, WORDS, binary, document, elements, outputs, refused
 from tests.server.service import Direct, Service
 
-pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session")  # none sees bad input
+pytestmark = pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True)  # none sees them
 
 
 @pytest.fixture(autouse=True)

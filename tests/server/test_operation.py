@@ -18,7 +18,7 @@ from tests.server.operation_tables import DOCUMENT, with_tables
 from tests.server.service import Service
 
 pytestmark = [
-    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),
+    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True),
     pytest.mark.usefixtures("engine_name"),
 ]
 

@@ -16,7 +16,7 @@ from server.settings import Settings
 DOCS = Path("docs/serving.md").read_text(encoding="utf-8")
 
 pytestmark = [
-    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),
+    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True),
     pytest.mark.usefixtures("engine_name"),
 ]
 

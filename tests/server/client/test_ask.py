@@ -14,7 +14,7 @@ from tests.server.inputs import image_file, text
 from tests.server.service import CORES, Service
 
 pytestmark = [
-    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),
+    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session", indirect=True),
     pytest.mark.usefixtures("engine_name"),
 ]
 

@@ -35,7 +35,9 @@ from tests.server.inputs import image_file, text
 from tests.server.service import Direct, Service
 
 pytestmark = [
-    pytest.mark.parametrize("engine_name", ["onnxruntime"], scope="session"),  # no engine is different over HTTP
+    pytest.mark.parametrize(
+        "engine_name", ["onnxruntime"], scope="session", indirect=True
+    ),  # no engine is different over HTTP
     pytest.mark.usefixtures("engine_name"),
 ]
 
