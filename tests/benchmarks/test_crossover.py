@@ -116,6 +116,7 @@ def test_an_unknown_network_is_named() -> None:
         choose_networks(("resnet51",))
 
 
+@pytest.mark.large
 def test_a_whole_run_measures_every_execution_of_its_engines_and_says_that_it_means_nothing(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--networks", "tiny", "--density", "0.1", "0.3", "--batch", "2"]
     command += ["--engines", "native", "onnxruntime"]

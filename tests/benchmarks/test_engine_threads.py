@@ -10,6 +10,7 @@ from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from tests.artifacts import write_tiny_image_artifact
 
 
+@pytest.mark.large
 def test_every_way_is_measured_in_every_situation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny_image_artifact(tmp_path / "models" / "tiny-image")
     options = ["--rounds", "2", "--cores", "2", "--models", str(tmp_path / "models"), "--output", str(tmp_path)]

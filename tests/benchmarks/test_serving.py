@@ -59,6 +59,7 @@ def test_many_mixed_requests_get_their_own_answers_under_faults(tmp_path: Path) 
 
 
 @needs_two_cores
+@pytest.mark.large
 def test_smoke_run_measures_the_other_scenarios(tmp_path: Path) -> None:
     genuine = tmp_path / "serving.json"
     genuine.write_text("a genuine result")
