@@ -1,13 +1,13 @@
 """Should I use this? At which density does sparse execution beat the best dense execution of the same network?
 
-    python benchmarks/crossover.py                                                   # about half an hour
+    python benchmarks/crossover.py                                                   # about 40 minutes
     python benchmarks/crossover.py --networks resnet50 --density 0.05 0.1 0.2 --batch 1
     python benchmarks/crossover.py --networks tiny --density 0.1 0.3                 # shows that all of this works
 
 Networks of genuine size with live random weights are computed by engines that skip zeros (native; DeepSparse in float32
 and int8) at several densities, and with all their weights by those that do not (ONNX Runtime in float32 and int8,
-OpenVINO in float32, bfloat16 and int8). Prints a table; writes crossover.json and crossover.png, from which
-crossover_tables.py makes the table of docs/crossover.md. Use a quiet machine.
+OpenVINO in float32, bfloat16 and int8). Prints a table; writes crossover.json and crossover.png after each network
+and batch size; crossover_tables.py makes the table of docs/crossover.md from them. Use a quiet machine.
 """
 
 import sys
@@ -71,10 +71,10 @@ def crossover(
         describe_environment(cores), found, missing, tuple(sorted(set(density))), batch, rounds, seconds, show
     )
     with tempfile.TemporaryDirectory(prefix="neurotrails-benchmark-") as workspace:
-        results = run.measure(recipes, Path(workspace))
-    name = "crossover_smoke" if results.smoke else "crossover"
-    atomic_write(output / f"{name}.json", (results.model_dump_json(indent=1) + "\n").encode())
-    atomic_write(output / f"{name}.png", plot(results))
+        for results in run.measure(recipes, Path(workspace)):
+            name = "crossover_smoke" if results.smoke else "crossover"
+            atomic_write(output / f"{name}.json", (results.model_dump_json(indent=1) + "\n").encode())
+            atomic_write(output / f"{name}.png", plot(results))
     print(table(results))
     print(f"Written: {output / name}.json and .png", file=sys.stderr)
 

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +55,14 @@ class Stored:
         return f"{self.precision}-{self.density:g}"
 
 
+class _Ended(Exception):  # noqa: N818 - reads as a statement
+    """An execution failed while it was measured."""
+
+    def __init__(self, point: Point, message: str) -> None:
+        super().__init__(message)
+        self.point = point
+
+
 @dataclass
 class CrossoverRun:
     """One benchmark run, and what it has found so far."""
@@ -71,22 +79,26 @@ class CrossoverRun:
     """Tells the user what is going on."""
     failures: list[CrossoverFailure] = field(default_factory=list)
 
-    def measure(self, recipes: dict[str, LiveRecipe], workspace: Path) -> CrossoverResults:
-        """Measure all networks, one after the other, so that memory and disk hold one of them."""
+    def measure(self, recipes: dict[str, LiveRecipe], workspace: Path) -> Iterator[CrossoverResults]:
+        """Measure all networks, one after the other, so that memory and disk hold one of them.
+
+        Yields all results so far after each network and batch size: a run is long, and its end may not come.
+        """
         started = time.perf_counter()
-        panels = []
+        panels: list[CrossoverPanel] = []
         for name, recipe in recipes.items():
             folders = self._write(name, recipe, workspace / name)
-            panels += [panel for batch in self.batches if (panel := self._panel(name, recipe, folders, batch))]
+            for batch in self.batches:
+                panels += filter(None, [self._panel(name, recipe, folders, batch)])
+                yield CrossoverResults(
+                    smoke=any(name.startswith("tiny") for name in recipes),
+                    environment=self.environment,
+                    seconds=time.perf_counter() - started,
+                    engines_missing=self.engines_missing,
+                    panels=tuple(panels),
+                    failures=tuple(self.failures),
+                )
             shutil.rmtree(workspace / name)
-        return CrossoverResults(
-            smoke=any(name.startswith("tiny") for name in recipes),
-            environment=self.environment,
-            seconds=time.perf_counter() - started,
-            engines_missing=self.engines_missing,
-            panels=tuple(panels),
-            failures=tuple(self.failures),
-        )
 
     def _points(self) -> list[Point]:
         return [
@@ -135,20 +147,40 @@ class CrossoverRun:
                     self._fail(name, batch, point, str(error))
                 else:
                     points.append(point)
-            if not points:
-                return None
-            panel = Panel(f"{name}, batch {batch}", tuple(points))
+            panel = self._rounds(f"{name}, batch {batch}", points, processes, heads=heads, batch=batch)
+        return judge(name, heads, tokens, batch, panel, self._precisions(panel.subjects)) if panel.subjects else None
 
-            def visit(point: Point) -> list[float]:
-                key = Stored(point.density, point.execution.stored).name
+    def _rounds(
+        self,
+        name: str,
+        points: Sequence[Point],
+        processes: Mapping[Execution, EngineProcess],
+        *,
+        heads: int,
+        batch: int,
+    ) -> Panel[Point]:
+        """Measure all points in turns; anew without an execution whose process ends, as for want of memory."""
+        panel = Panel(name, tuple(points))
+
+        def visit(point: Point) -> list[float]:
+            key = Stored(point.density, point.execution.stored).name
+            try:
                 return processes[point.execution].measure(key, batch=batch, heads=heads)
+            except EngineError as error:
+                raise _Ended(point, str(error)) from error
 
-            self.show(f"{panel.name}: measuring")
-            run_rounds(
-                [panel], visit, at_least=self.rounds, enough=lambda: panel.seconds >= self.seconds,
-                generator=np.random.default_rng(SEED),
-            )  # fmt: skip
-        return judge(name, heads, tokens, batch, panel, self._precisions(points))
+        self.show(f"{name}: measuring")
+        try:
+            if panel.subjects:
+                run_rounds(
+                    [panel], visit, at_least=self.rounds, enough=lambda: panel.seconds >= self.seconds,
+                    generator=np.random.default_rng(SEED),
+                )  # fmt: skip
+        except _Ended as ended:
+            self._fail(name.partition(",")[0], batch, ended.point, str(ended))
+            left = [point for point in points if point.execution != ended.point.execution]
+            return self._rounds(name, left, processes, heads=heads, batch=batch)
+        return panel
 
     def _precisions(self, points: Sequence[Point]) -> tuple[Precision, ...]:
         """Precisions in which some dense execution was measured."""

@@ -5,18 +5,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from PIL import Image
 
 from crossover_report import markdown, plot, table
 from crossover_results import CrossoverPanel, CrossoverResults, Execution, Point, allowed, crossing, judge
-from crossover_run import choose_networks
+from crossover_run import CrossoverRun, choose_networks
 from crossover_tables import BEGIN, END
 from crossover_tables import main as write_tables
+from engine_process import EngineProcess
 from environment import REPOSITORY, describe_environment
 from networks import BenchmarkError
 from rounds import Panel
+from runtime.errors import EngineError
 
 NATIVE = Execution("native", "fp32", "sparse")
 FP32 = Execution("onnxruntime", "fp32", "dense")
@@ -114,6 +117,31 @@ def test_the_document_is_made_from_the_file(tmp_path: Path) -> None:
 def test_an_unknown_network_is_named() -> None:
     with pytest.raises(BenchmarkError, match="resnet51"):
         choose_networks(("resnet51",))
+
+
+class Calls:
+    """Stands in for the process of an engine: answers a number of visits, then its process is gone."""
+
+    def __init__(self, visits: int) -> None:
+        self.visits = visits
+
+    def measure(self, key: str, *, batch: int, heads: int) -> list[float]:
+        self.visits -= 1
+        if self.visits < 0:
+            raise EngineError(f"the process ended during {key}, {batch}, {heads}")
+        return [1.0]
+
+
+def test_an_engine_that_dies_while_it_is_measured_costs_its_own_figures_alone() -> None:
+    run = CrossoverRun(describe_environment(1), ("native",), {}, (0.1,), (1,), rounds=3, seconds=0, show=lambda _: None)
+    points = [Point(NATIVE, 0.1), Point(NATIVE, 0.2), Point(FP32, 1.0)]
+    processes = cast("dict[Execution, EngineProcess]", {NATIVE: Calls(3), FP32: Calls(100)})
+    panel = run._rounds("net, batch 1", points, processes, heads=3, batch=1)
+    assert panel.subjects == (Point(FP32, 1.0),)
+    assert panel.calls[Point(FP32, 1.0)] == [[1.0]] * 3
+    (failure,) = run.failures
+    assert (failure.network, failure.engine, failure.precision) == ("net", "native", "fp32")
+    assert "the process ended" in failure.message
 
 
 @pytest.mark.large
