@@ -149,6 +149,7 @@ def test_table_of_the_document_follows_the_results(tmp_path: Path) -> None:
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
+@pytest.mark.large  # test_cpu_latency.py runs the same processes and rounds
 def test_a_run_measures_every_engine_end_to_end(tmp_path: Path) -> None:
     options = ["--works", "tiny", "--batch", "1", "2", "--rounds", "2", "--seconds", "0", "--cores", "1"]
     done = subprocess.run(
