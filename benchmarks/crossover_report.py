@@ -87,13 +87,16 @@ def plot(results: CrossoverResults) -> bytes:
     batches = sorted({panel.batch for panel in results.panels})
     rows, columns = max(1, len(batches)), max(1, len(networks))
     with mpl.rc_context({"font.size": 10, "font.family": "DejaVu Sans"}):
-        figure = Figure(figsize=(1.2 + 4.4 * columns, 1.6 + 3.4 * rows), layout="constrained")
+        figure = Figure(figsize=(max(8.6, 1.2 + 4.4 * columns), 1.8 + 3.4 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for panel in results.panels:
             _draw(grid[batches.index(panel.batch)][networks.index(panel.network)], panel)
         executions = dict.fromkeys(each.execution for panel in results.panels for each in panel.latencies)
         figure.legend(
-            handles=[_handle(each) for each in executions], loc="outside lower center", ncols=4, frameon=False
+            handles=[_handle(each) for each in executions],
+            loc="outside lower center",
+            ncols=3 if columns == 1 else 4,
+            frameon=False,
         )
         smoke = "SMOKE RUN, numbers mean nothing\n" if results.smoke else ""
         figure.suptitle(
