@@ -48,8 +48,8 @@ def markdown(results: CrossoverResults) -> str:
     rounds = [each.rounds for panel in results.panels for each in panel.latencies]
     load = "unknown" if environment.load_average is None else f"{environment.load_average:.1f}"
     lines = [
-        f"Milliseconds for the whole batch with all heads, medians of {min(rounds, default=0)} to "
-        f"{max(rounds, default=0)} interleaved rounds, on {environment.cores} cores of an {environment.cpu}. Load of "
+        f"Milliseconds for the whole batch with all heads, medians of at least {min(rounds, default=0)} interleaved "
+        f"rounds, on {environment.cores} cores of an {environment.cpu}. Load of "
         f"the machine before the run: {load}. Command: `{environment.command}`.",
     ]
     for panel in results.panels:

@@ -4,7 +4,7 @@ results = CrossoverResults.model_validate_json(Path("benchmarks/results/crossove
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -107,11 +107,6 @@ class CrossoverPanel(Record):
         found = [latency for latency in self.latencies if latency.execution == execution]
         return tuple(sorted(found, key=lambda latency: latency.density))
 
-    def fastest_dense(self, precision: Precision) -> Latency | None:
-        """The fastest dense execution that computes in `precision` or in more bits."""
-        dense = (each for each in self.latencies if each.form == "dense" and each.precision in allowed(precision))
-        return min(dense, key=lambda each: each.latency.median, default=None)
-
 
 class CrossoverFailure(Record):
     """What an engine could not run; nothing was put in its place."""
@@ -145,15 +140,17 @@ def allowed(precision: Precision) -> tuple[Precision, ...]:
     return PRECISIONS[: PRECISIONS.index(precision) + 1]
 
 
-def judge(
-    network: str, heads: int, tokens: int | None, batch: int, panel: Panel[Point], precisions: Sequence[Precision]
-) -> CrossoverPanel:
-    """Turn the measured rounds of one network at one batch size into latencies, speed-ups and crossings."""
+def judge(network: str, heads: int, tokens: int | None, batch: int, panel: Panel[Point]) -> CrossoverPanel:
+    """Turn the measured rounds of one network at one batch size into latencies, speed-ups and crossings.
+
+    Sparse executions are compared up to each precision in which some dense one was measured.
+    """
     dense = {point: rounds for point, rounds in panel.calls.items() if point.execution.form == "dense"}
+    measured = {point.execution.precision for point in dense}
     rivals: dict[Precision, Point] = {}
-    for precision in precisions:
-        usable = [point for point in dense if point.execution.precision in allowed(precision)]
-        if usable:
+    for precision in PRECISIONS:
+        if precision in measured:
+            usable = [point for point in dense if point.execution.precision in allowed(precision)]
             rivals[precision] = min(usable, key=lambda point: estimate(round_values(dense[point])).median)
     latencies = []
     for point, rounds in panel.calls.items():

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 
 from crossover_results import (
-    PRECISIONS,
     CrossoverFailure,
     CrossoverPanel,
     CrossoverResults,
     Execution,
     Point,
-    Precision,
     judge,
 )
 from engine_process import EngineProcess
@@ -148,7 +146,7 @@ class CrossoverRun:
                 else:
                     points.append(point)
             panel = self._rounds(f"{name}, batch {batch}", points, processes, heads=heads, batch=batch)
-        return judge(name, heads, tokens, batch, panel, self._precisions(panel.subjects)) if panel.subjects else None
+        return judge(name, heads, tokens, batch, panel) if panel.subjects else None
 
     def _rounds(
         self,
@@ -181,11 +179,6 @@ class CrossoverRun:
             left = [point for point in points if point.execution != ended.point.execution]
             return self._rounds(name, left, processes, heads=heads, batch=batch)
         return panel
-
-    def _precisions(self, points: Sequence[Point]) -> tuple[Precision, ...]:
-        """Precisions in which some dense execution was measured."""
-        found = {point.execution.precision for point in points if point.execution.form == "dense"}
-        return tuple(precision for precision in PRECISIONS if precision in found)
 
     def _fail(self, network: str, batch: int, point: Point, message: str) -> None:
         self.failures.append(

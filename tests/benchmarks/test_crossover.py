@@ -35,7 +35,7 @@ def measured() -> CrossoverPanel:
     panel = Panel("net, batch 1", tuple(seconds), rounds=2)
     for point, value in seconds.items():
         panel.calls[point] = [[value], [value]]
-    return judge("net", 3, None, 1, panel, ("fp32", "bf16", "int8"))
+    return judge("net", 3, None, 1, panel)
 
 
 def results() -> CrossoverResults:
