@@ -121,6 +121,12 @@ def constant_names(model: onnx.ModelProto) -> set[str]:
     return {name for name, _ in (*_dense_constants(model), *sparse_constants(model))}
 
 
+def constant_arrays(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    """All constants, sparse and dense, as dense arrays by tensor name."""
+    arrays = {name: numpy_helper.to_array(tensor) for name, tensor in _dense_constants(model)}
+    return arrays | {name: dense_of(sparse) for name, sparse in sparse_constants(model)}
+
+
 def dense_of(sparse: onnx.SparseTensorProto) -> NDArray[np.generic]:
     """Dense array of a sparse constant that passed `check_graph`."""
     values = numpy_helper.to_array(sparse.values)

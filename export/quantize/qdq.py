@@ -26,7 +26,7 @@ from onnx import helper, numpy_helper
 
 from export.graphs import sparse_constant
 from export.quantize.ranges import Range
-from runtime.graph import dense_of, sparse_constants
+from runtime.graph import constant_arrays, sparse_constants
 
 SPARSE_BELOW = 1 / 9
 """Density under which the sparse form is smaller in int8: 9 bytes for each kept weight against 1 for each."""
@@ -189,15 +189,6 @@ def quantize_bias(
     """int32 bias and its scales, both [output channels]."""
     steps = (input_scale * scales).astype(np.float32)
     return np.rint(bias.astype(np.float64) / steps).astype(np.int32), steps
-
-
-def constant_arrays(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
-    """All constants of a graph as dense arrays, by tensor name."""
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            arrays[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    return arrays | {name: dense_of(sparse) for name, sparse in sparse_constants(model)}
 
 
 def _behind_relu(model: onnx.ModelProto, name: str) -> str:

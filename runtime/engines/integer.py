@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.errors import UnsupportedModel
-from runtime.graph import dense_of, sparse_constants
+from runtime.graph import constant_arrays
 
 WEIGHTED = {"Conv": "ConvInteger", "Gemm": "MatMulInteger", "MatMul": "MatMulInteger"}
 """Operator on dequantized tensors -> the operator on integers that replaces it."""
@@ -30,7 +30,7 @@ def integer_form(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises UnsupportedModel where a dequantized tensor is used in a way that the exporter does not write.
     """
     producers = {name: node for node in model.graph.node for name in node.output}
-    constants = _constants(model)
+    constants = constant_arrays(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
@@ -128,8 +128,3 @@ def _used(nodes: list[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.Node
         else:
             readers.subtract(node.input)
     return kept[::-1]
-
-
-def _constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    return arrays | {name: dense_of(sparse) for name, sparse in sparse_constants(model)}

@@ -21,7 +21,7 @@ from runtime.engines.constants import constants_in_use
 from runtime.engines.coverage import Coverage
 from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
-from runtime.engines.native.graph import Network, constants_of, require_known, understand
+from runtime.engines.native.graph import Network, require_known, understand
 from runtime.engines.native.kernels.schedule import FUTEX
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.operators import Convolve
@@ -29,6 +29,7 @@ from runtime.engines.native.plan import Plan, replace_constants
 from runtime.engines.native.planning import plan_ensemble
 from runtime.engines.native.streams import Packed
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
+from runtime.graph import constant_arrays
 from runtime.manifest import Stage
 
 Key = tuple[str, int]
@@ -61,7 +62,7 @@ class NativeEngine(Engine):
         self.version = f"{type(self).version} {self._machine.name}"
         stages = self.artifact.manifest.stages
         require_known({stage.file: self.model(stage) for stage in stages})
-        constants = {stage.file: constants_of(self.model(stage)) for stage in stages}
+        constants = {stage.file: constant_arrays(self.model(stage)) for stage in stages}
         packed = Packed()
         plans: dict[Key, tuple[Plan, Plan]] = {}
         for tokens in self.lengths or (0,):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from runtime.engines.native.fold import FOLD
 from runtime.engines.native.operators import Operator, Tensor
@@ -19,9 +19,8 @@ from runtime.engines.native.rules import attention, axes, elementwise, layers, m
 from runtime.engines.native.symbols import Array, Mask, NotUnderstood, Ref, Symbol
 from runtime.engines.native.walk import Attributes, Rule, Walk, floats
 from runtime.errors import UnsupportedModel
-from runtime.graph import dense_of
 
-__all__ = ["Network", "Ref", "constants_of", "require_known", "understand"]
+__all__ = ["Network", "Ref", "require_known", "understand"]
 
 
 @dataclass(frozen=True)
@@ -32,18 +31,6 @@ class Network:
     outputs: dict[str, Ref]
     name: str = ""
     """The file that it was read from."""
-
-
-def constants_of(model: onnx.ModelProto) -> dict[str, Array]:
-    """All constants of a graph by name; sparse ones as dense arrays."""
-    found: dict[str, Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        for attribute in node.attribute if node.op_type == "Constant" else ():
-            if attribute.name == "value":
-                found[node.output[0]] = numpy_helper.to_array(attribute.t)
-            elif attribute.name == "sparse_value":
-                found[node.output[0]] = dense_of(attribute.sparse_tensor)
-    return found
 
 
 def require_known(models: Mapping[str, onnx.ModelProto]) -> None:

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.quantize.qdq import constant_arrays, quantizable, quantize_bias, quantize_weight
+from export.quantize.qdq import quantizable, quantize_bias, quantize_weight
 from export.quantize.ranges import Range
 from runtime.engines.integer import integer_form
-from runtime.graph import stored_weights
+from runtime.graph import constant_arrays, stored_weights
 from tests.engines import onnx_session
 from tests.quantized import Array, encoder, inputs, lookup, quantized, residual_network, values_of, weight_of
 

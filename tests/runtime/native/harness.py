@@ -11,11 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 from runtime.engines.native.compile import library
 from runtime.engines.native.execute import Executor
 from runtime.engines.native.fuse import fuse
-from runtime.engines.native.graph import constants_of, understand
+from runtime.engines.native.graph import understand
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.plan import Plan
 from runtime.engines.native.planning import plan_network
-from runtime.graph import OPSET
+from runtime.graph import OPSET, constant_arrays
 
 Array = NDArray[Any]
 
@@ -38,7 +38,7 @@ def plan_of(
     model: onnx.ModelProto, inputs: dict[str, tuple[int, ...]], *, threads: int, machine: InstructionSet
 ) -> Plan:
     """Plan a graph without generating code."""
-    network = fuse(understand(model, constants_of(model), inputs, "graph"))
+    network = fuse(understand(model, constant_arrays(model), inputs, "graph"))
     return plan_network(network, threads=threads, machine=machine)
 
 

@@ -12,14 +12,14 @@ from onnx import helper
 
 from runtime.artifact import Artifact
 from runtime.engines.native.convolutions import cut_tiles
-from runtime.engines.native.graph import constants_of, require_known, understand
+from runtime.engines.native.graph import require_known, understand
 from runtime.engines.native.kernels.stream import OFFSET_UNIT
 from runtime.engines.native.layout import chunk_of
 from runtime.engines.native.machine import InstructionSet
 from runtime.engines.native.plan import Buffer, assign
 from runtime.engines.native.streams import kept_weights, pack_streams
 from runtime.errors import UnsupportedModel
-from runtime.graph import load_graph
+from runtime.graph import constant_arrays, load_graph
 from tests.runtime.native.harness import graph_of, plan_of
 
 MACHINE = InstructionSet("planned only", "", "", 32)
@@ -115,7 +115,7 @@ def test_a_supported_operator_in_an_unsupported_form_is_named_with_its_reason() 
     nodes = [helper.make_node("Softmax", ["x"], ["y"], name="classes", axis=1)]
     model = graph_of(nodes, {}, {"x": (1, 3, 4, 4)}, "y")
     with pytest.raises(UnsupportedModel, match=r"Softmax classes \(only over attention scores\)"):
-        understand(model, constants_of(model), {"x": (1, 3, 4, 4)}, "graph.onnx")
+        understand(model, constant_arrays(model), {"x": (1, 3, 4, 4)}, "graph.onnx")
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 3, 4, 5)])
@@ -152,7 +152,7 @@ def test_every_node_that_is_not_understood_is_listed_with_its_reason() -> None:
         nodes.append(helper.make_node("Relu", [f"{kind}_out"], [f"{kind}_after"]))
     model = graph_of(nodes, constants, {"x": (2, 3, 4, 6)}, "Relu_after")
     with pytest.raises(UnsupportedModel) as caught:
-        understand(model, constants_of(model), {"x": (2, 3, 4, 6)}, "graph.onnx")
+        understand(model, constant_arrays(model), {"x": (2, 3, 4, 6)}, "graph.onnx")
     message = str(caught.value)
     for kind, (_, _, reason) in forms.items():
         named = "Relu Slice_after" if kind == "Slice" else f"{kind} the_{kind}"  # a view, until something reads it
