@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 
 from server.errors import StartupError
-from server.keys import Keys, read_keys_file
+from server.keys import Keys, collect_keys
 from server.settings import Settings
 
 logger = logging.getLogger("neurotrails")
@@ -19,9 +19,7 @@ def admin_keys(settings: Settings) -> Keys | None:
     """Return the keys of the admin API; None where it is off. Raises StartupError for a key that cannot be used."""
     if settings.admin_port is None:
         return None
-    listed = [] if settings.admin_key_file is None else read_keys_file(settings.admin_key_file)
-    own = [] if settings.admin_key is None else [settings.admin_key.get_secret_value()]
-    keys = Keys([*own, *listed])
+    keys = collect_keys([] if settings.admin_key is None else [settings.admin_key], settings.admin_key_file)
     if keys:
         return keys
     logger.warning("The admin API is off: admin_port is set, but neither admin_key nor admin_key_file is.")

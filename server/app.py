@@ -20,7 +20,7 @@ from server.config import flag_parameters, load_settings
 from server.core import Core
 from server.decode import Decoder
 from server.errors import NotReady, StartupError
-from server.keys import Keys, read_keys_file
+from server.keys import collect_keys
 from server.logs import configure_logging
 from server.metrics import PrometheusObserver
 from server.middleware import RequestEnvelope
@@ -49,8 +49,7 @@ def create_app(settings: Settings, on_failure: Callable[[StartupError], None] = 
     A model that cannot be served at the start, or an admin port that is taken, is logged and reported to `on_failure`.
     Raises StartupError for keys that cannot be used.
     """
-    listed = read_keys_file(settings.api_keys_file) if settings.api_keys_file is not None else []
-    keys = Keys([*(key.get_secret_value() for key in settings.api_keys), *listed])
+    keys = collect_keys(settings.api_keys, settings.api_keys_file)
     observer = PrometheusObserver()
     decoder = Decoder(settings)
     core = Core(settings, decoder, observer)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from server.errors import StartupError, Unauthorized
 
 USABLE = re.compile(r"[\x21-\x7e]{16,512}")
@@ -51,6 +53,12 @@ class Keys:
                 f"{what}; send one of its own as Authorization: Bearer KEY, or as X-API-Key: KEY.",
                 {"www-authenticate": "Bearer"},
             )
+
+
+def collect_keys(own: Iterable[SecretStr], file: Path | None) -> Keys:
+    """Return the keys that settings give, and those in the file that they name, if any. Raises StartupError."""
+    listed = [] if file is None else read_keys_file(file)
+    return Keys([*(key.get_secret_value() for key in own), *listed])
 
 
 def read_keys_file(path: Path) -> list[str]:
