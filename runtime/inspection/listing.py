@@ -97,27 +97,13 @@ def total(counts: Sequence[int | None]) -> int | None:
     return None if any(count is None for count in counts) else sum(count for count in counts if count is not None)
 
 
-def _quality(manifest: Manifest) -> list[str]:
-    calibration, early_exit = manifest.calibration, manifest.early_exit
-    temperatures = ", ".join(f"{value:.4f}" for value in calibration.temperatures)
-    lines = [f"temperatures for 1 to {len(manifest.heads)} heads: {temperatures} ({_split(calibration)})"]
-    if calibration.order:
-        order = ", ".join(map(str, calibration.order))
-        lines.append(f"the checkpoint's heads in voting order, chosen on that split: {order}")
-    rows: list[Cells] = [("split", "rows", "accuracy", "NLL", "Brier", "ECE", "accuracy of the heads", "disagreement")]
-    for metrics in manifest.evaluation:
-        heads = " ".join(f"{accuracy:.4f}" for accuracy in metrics.head_accuracy)
-        differ = "-" if metrics.disagreement is None else f"{metrics.disagreement:.4f}"
-        values = (metrics.accuracy, metrics.nll, metrics.brier, metrics.ece)
-        rows.append((metrics.split, f"{metrics.rows:,}", *(f"{value:.4f}" for value in values), heads, differ))
-    lines += table(rows) if manifest.evaluation else ["no evaluation"]
-    lines += _quantization(manifest.quantization) if manifest.quantization else []
-    exits: list[Cells] = [("stop at confidence", "accuracy", "mean heads")]
-    exits += [(f"{p.min_confidence:.2f}", f"{p.accuracy:.4f}", f"{p.mean_heads:.2f}") for p in early_exit.points]
-    return [*lines, f"early exit ({_split(early_exit)})", *table(exits)]
+def measured_on(measured: Calibration | EarlyExit) -> str:
+    """Rows and split that something was measured on."""
+    return f"{measured.rows:,} rows of split {measured.split}"
 
 
-def _quantization(found: Quantization) -> list[str]:
+def quantization(found: Quantization) -> list[str]:
+    """What int8 changed, and which layers compute in fp32: one sentence each."""
     change, low, high = (
         f"{100 * value:+.2f}"
         for value in (found.accuracy_change, found.accuracy_change_low, found.accuracy_change_high)
@@ -131,12 +117,28 @@ def _quantization(found: Quantization) -> list[str]:
         f"labels that int8 changed: vote {vote}; heads {', '.join(heads)}",
         f"{found.layers:,} layers in int8, {len(found.kept):,} in fp32; ranges ({found.method}) from {found.rows:,} "
         f"rows of split {found.split}",
-        *(f"  in fp32: {layer.stage} {layer.name}: {layer.reason}" for layer in found.kept),
+        *(f"in fp32: {layer.stage} {layer.name}: {layer.reason}" for layer in found.kept),
     ]
 
 
-def _split(measured: Calibration | EarlyExit) -> str:
-    return f"{measured.rows:,} rows of split {measured.split}"
+def _quality(manifest: Manifest) -> list[str]:
+    calibration, early_exit = manifest.calibration, manifest.early_exit
+    temperatures = ", ".join(f"{value:.4f}" for value in calibration.temperatures)
+    lines = [f"temperatures for 1 to {len(manifest.heads)} heads: {temperatures} ({measured_on(calibration)})"]
+    if calibration.order:
+        order = ", ".join(map(str, calibration.order))
+        lines.append(f"the checkpoint's heads in voting order, chosen on that split: {order}")
+    rows: list[Cells] = [("split", "rows", "accuracy", "NLL", "Brier", "ECE", "accuracy of the heads", "disagreement")]
+    for metrics in manifest.evaluation:
+        heads = " ".join(f"{accuracy:.4f}" for accuracy in metrics.head_accuracy)
+        differ = "-" if metrics.disagreement is None else f"{metrics.disagreement:.4f}"
+        values = (metrics.accuracy, metrics.nll, metrics.brier, metrics.ece)
+        rows.append((metrics.split, f"{metrics.rows:,}", *(f"{value:.4f}" for value in values), heads, differ))
+    lines += table(rows) if manifest.evaluation else ["no evaluation"]
+    lines += quantization(manifest.quantization) if manifest.quantization else []
+    exits: list[Cells] = [("stop at confidence", "accuracy", "mean heads")]
+    exits += [(f"{p.min_confidence:.2f}", f"{p.accuracy:.4f}", f"{p.mean_heads:.2f}") for p in early_exit.points]
+    return [*lines, f"early exit ({measured_on(early_exit)})", *table(exits)]
 
 
 def _provenance(manifest: Manifest) -> list[str]:

@@ -1,9 +1,8 @@
 """The page of an artifact: one HTML file that needs nothing else, made by `inspect --html`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -11,8 +10,8 @@ from runtime.errors import AlreadyExists, InspectionError
 from runtime.files import atomic_write
 from runtime.inspection.contents import Inspection, StoredLayer
 from runtime.inspection.drawing import draw, size_of
-from runtime.inspection.listing import input_tensors, share, total
-from runtime.manifest import Calibration, EarlyExit, Manifest
+from runtime.inspection.listing import input_tensors, measured_on, quantization, share, total
+from runtime.manifest import Manifest
 from runtime.pages.exits import exit_figure
 from runtime.pages.rendering import Figure, Table, render_page
 
@@ -46,9 +45,8 @@ class Page:
     head_accuracy: Table
     temperatures: Table
     calibrated_on: str
-    quantization: Sequence[tuple[str, str]]
-    """Empty for an artifact that is not quantized."""
-    quantization_tables: Sequence[tuple[str, Table]]
+    quantization: Sequence[str]
+    """Sentences; none for an artifact that is not quantized."""
     provenance: Sequence[tuple[str, str]]
     files: Table
 
@@ -81,9 +79,7 @@ def describe(inspection: Inspection) -> Page:
     """Gather what the page shows."""
     manifest = inspection.manifest
     metrics = manifest.evaluation
-    quantized = getattr(manifest, "quantization", None)
-    quantization = {} if quantized is None else quantized.model_dump()
-    exits = exit_figure(manifest.early_exit, f"Measured on {_measured(manifest.early_exit)}.")
+    exits = exit_figure(manifest.early_exit, f"Measured on {measured_on(manifest.early_exit)}.")
     return Page(
         title=f"{manifest.name} {manifest.version}",
         description=manifest.description,
@@ -121,8 +117,7 @@ def describe(inspection: Inspection) -> Page:
             [(str(count), f"{value:.4f}") for count, value in enumerate(manifest.calibration.temperatures, 1)],
         ),
         calibrated_on=_calibrated_on(manifest),
-        quantization=_facts_of(quantization),
-        quantization_tables=_tables_of(quantization),
+        quantization=quantization(manifest.quantization) if manifest.quantization else (),
         provenance=_provenance(manifest),
         files=Table(
             ("file", "bytes", "sha256"),
@@ -221,7 +216,7 @@ def _calibrated_on(manifest: Manifest) -> str:
     calibration = manifest.calibration
     order = ", ".join(map(str, calibration.voting_order))
     chosen = f" The heads of the checkpoint in voting order, chosen there: {order}." if calibration.order else ""
-    return f"Fitted on {_measured(calibration)}.{chosen}"
+    return f"Fitted on {measured_on(calibration)}.{chosen}"
 
 
 def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
@@ -236,40 +231,11 @@ def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
     ]
 
 
-def _facts_of(record: Mapping[str, Any], name: str = "") -> list[tuple[str, str]]:
-    """Fields of a record, those of records in it with a dotted name; lists of records are left to `_tables_of`."""
-    facts = []
-    for key, value in record.items():
-        full = f"{name}.{key}" if name else key
-        if isinstance(value, Mapping):
-            facts += _facts_of(value, full)
-        elif not _is_records(value):
-            facts.append((full, _text(value)))
-    return facts
-
-
-def _tables_of(record: Mapping[str, Any]) -> list[tuple[str, Table]]:
-    """Name and rows of each list of records, numbered from 0."""
-    return [
-        (key, Table(("", *value[0]), [(str(index), *map(_text, row.values())) for index, row in enumerate(value)]))
-        for key, value in record.items()
-        if _is_records(value)
-    ]
-
-
-def _is_records(value: object) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, Mapping) for one in value)
-
-
 def _is_page(file: Path) -> bool:
     if not file.is_file():
         return False
     with file.open("rb") as content:
         return MARK in content.read(MARK_WITHIN)
-
-
-def _measured(what: Calibration | EarlyExit) -> str:
-    return f"{what.rows:,} rows of split {what.split}"
 
 
 def _text(value: object) -> str:

@@ -11,7 +11,7 @@ from runtime.errors import AlreadyExists, InspectionError
 from runtime.inspection import page
 from runtime.inspection.contents import examine
 from runtime.inspection.inspect import inspect
-from runtime.manifest import Record
+from runtime.manifest import Flips, KeptLayer, Quantization
 from tests.artifacts import write_tiny_image_artifact
 from tests.pages import Reader
 
@@ -104,35 +104,32 @@ def test_names_are_escaped(image_artifact: Artifact) -> None:
 
 
 def test_quantization_is_shown_where_the_manifest_has_it(image_artifact: Artifact) -> None:
-    class Calibrated(Record):
-        rows: int = 128
-        kept_higher: tuple[str, ...] = ("stem", "classifier")
-
-    class Flips(Record):
-        flips: int
-        share: float
-
-    class Quantization(Record):
-        method: str = "static"
-        calibrated: Calibrated = Calibrated()
-        head_flips: tuple[Flips, ...] = (Flips(flips=7, share=0.0123456), Flips(flips=8, share=0.5))
-        none: tuple[Flips, ...] = ()
-
     inspection = examine(image_artifact)
     assert "Quantization" not in Reader(page.render(inspection).decode()).text
-    manifest = inspection.manifest.model_copy(update={"quantization": Quantization()})
-    described = page.describe(replace(inspection, manifest=manifest))
-    assert described.quantization == [
-        ("method", "static"),
-        ("calibrated.rows", "128"),
-        ("calibrated.kept_higher", "stem, classifier"),
-        ("none", "none"),
-    ]
-    [(name, table)] = described.quantization_tables
-    assert name == "head_flips"
-    assert list(table.columns) == ["", "flips", "share"]
-    assert list(table.rows) == [("0", "7", "0.0123456"), ("1", "8", "0.5")]
-    assert "Quantization" in Reader(page.render(replace(inspection, manifest=manifest)).decode()).text
+    told = Quantization(
+        method="minmax",
+        split="calibrate",
+        rows=1128,
+        layers=7,
+        kept=(KeptLayer(stage="trunk.onnx", name="stem<b>", reason="it was chosen by hand"),),
+        measured_split="report",
+        measured_rows=256,
+        head_flips=tuple(Flips(flips=rows, share=rows / 256, low=0.01, high=0.25) for rows in (7, 8, 9)),
+        vote_flips=Flips(flips=6, share=0.0234, low=0.0108, high=0.0503),
+        accuracy_change=-0.0123,
+        accuracy_change_low=-0.021,
+        accuracy_change_high=0.0004,
+        loss_accepted=True,
+    )
+    manifest = inspection.manifest.model_copy(update={"quantization": told})
+    text = "\n".join(Reader(page.render(replace(inspection, manifest=manifest)).decode()).text)
+    for said in (
+        "(256 rows of split report): accuracy -1.23 points (-2.10 to +0.04), a loss that was accepted",
+        "vote 2.34% (1.08% to 5.03%); heads 2.73% (1.00% to 25.00%), 3.12% (1.00% to 25.00%), 3.52%",
+        "7 layers in int8, 1 in fp32; ranges (minmax) from 1,128 rows of split calibrate",
+        "in fp32: trunk.onnx stem<b>: it was chosen by hand",
+    ):
+        assert said in text
 
 
 def test_only_its_own_pages_are_replaced(image_artifact: Artifact, tmp_path: Path) -> None:
