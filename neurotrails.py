@@ -5,6 +5,9 @@ neurotrails serve
 """
 
 import importlib
+import os
+import select
+import signal
 import sys
 from importlib.metadata import version
 
@@ -57,14 +60,29 @@ def main(arguments: list[str] | None = None) -> int:
             name=f"neurotrails {arguments[0]}", default_command=command, result_action="return_none", version_flags=[]
         )
         app(arguments[1:], exit_on_error=False)
+        sys.stdout.flush()
     except CycloptsError:  # it has printed what is wrong
         return 2
     except NeurotrailsError as error:
         print(f"neurotrails {arguments[0]}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        if _output_is_read():
+            raise
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
     return 0
+
+
+def _output_is_read() -> bool:
+    """Whether standard output still has a reader, unlike before `| head` that has seen enough; else write no more."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):  # no error
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when the interpreter ends
+    return False
 
 
 def usage() -> str:

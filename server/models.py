@@ -30,7 +30,6 @@ from server.work import Modality, ModelCard
 
 PLURAL = {"image": "images", "text": "texts"}
 
-
 COSTS_BUDGET_SECONDS = 0.2
 """Time to measure what a model costs, for each length of texts; a few rounds are measured in any case."""
 OVERHEAD_RUNS = 5

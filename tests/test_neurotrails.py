@@ -1,5 +1,6 @@
 """The command line as a user meets it, and what may be imported from where."""
 
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -86,6 +87,17 @@ def test_errors_end_with_one_sentence(arguments: list[str], problem: str) -> Non
     assert last.startswith(f"neurotrails {arguments[0]}: ")
     assert problem in last
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["inspect", "models/newsgroups"], ["doctor"]])  # much output, and little
+def test_a_reader_that_has_seen_enough(arguments: list[str]) -> None:
+    command = [sys.executable, "neurotrails.py", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize(
