@@ -33,11 +33,7 @@ def table(results: CrossoverResults) -> str:
         lines += ["", _title(panel), *aligned([HEADER, *map(_cells, _ordered(panel))], left=1)]
         lines += [f"  {_sentence(crossing)}" for crossing in panel.crossings]
     lines.append("")
-    lines += [
-        f"Not measured: {each.network}, batch {each.batch}, density {each.density:g} on {each.engine} "
-        f"{each.precision}: {each.message}"
-        for each in results.failures
-    ]
+    lines += _failures(results)
     lines += [f"Not installed: {name}: {message}" for name, message in results.engines_missing.items()]
     return "\n".join([*lines, *results.notes])
 
@@ -78,6 +74,8 @@ def markdown(results: CrossoverResults) -> str:
             }
             cells = [_density(by_precision.get(precision)) for precision in PRECISIONS]
             lines.append(f"| {panel.network} | {panel.batch} | {execution.label} | {' | '.join(cells)} |")
+    if results.failures:
+        lines += ["", *(f"- {failure}" for failure in _failures(results))]
     return "\n".join(lines)
 
 
@@ -104,6 +102,14 @@ def plot(results: CrossoverResults) -> bytes:
             x=0.01, ha="left", fontsize=12, fontweight="bold",
         )  # fmt: skip
         return png(figure)
+
+
+def _failures(results: CrossoverResults) -> list[str]:
+    return [
+        f"Not measured: {each.network}, batch {each.batch}, density {each.density:g} on {each.engine} "
+        f"{each.precision}: {each.message}"
+        for each in results.failures
+    ]
 
 
 def _draw(axes: Axes, panel: CrossoverPanel) -> None:

@@ -135,8 +135,8 @@ class EngineProcess:
         except (EOFError, OSError) as error:
             self._process.join(timeout=10)
             raise EngineError(
-                f"The process of {self.engine} ended during {request} {arguments} (exit {self._process.exitcode}). "
-                "Leave this engine out with --engines, or give the machine more memory."
+                f"The process of {self.engine} ended during {request} of {arguments[0]} "
+                f"(exit {self._process.exitcode}). Leave this engine out with --engines, or give the machine more memory."
             ) from error
         if isinstance(answer, _Failure):
             raise EngineError(f"{self.engine}: {answer.message}")
@@ -152,6 +152,8 @@ def _serve(
     connection: Connection, engine: str, cores: int, cache: Path | None, setup: Callable[[], None] | None
 ) -> None:
     """Answer requests until the parent closes the pipe."""
+    if engine == "onnxruntime":
+        _compute_alone()
     if setup is not None:
         setup()
     if cache is not None:
@@ -170,6 +172,16 @@ def _serve(
             connection.send(_Failure(str(error)))
         except Exception:
             connection.send(_Failure(traceback.format_exc()))
+
+
+def _compute_alone() -> None:
+    """Let ONNX Runtime's threads wait as is fastest on a machine of its own (engine_threads.py), which they have here.
+
+    In a server, beside the event loop and other models, they sleep.
+    """
+    from runtime.engines.onnxruntime import OnnxRuntimeEngine, Threads
+
+    OnnxRuntimeEngine.threads = Threads(shared=True, spinning="running")
 
 
 class _LoadedArtifacts:

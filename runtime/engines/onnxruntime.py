@@ -46,8 +46,8 @@ class OnnxRuntimeEngine(Engine):
     name: ClassVar[str] = "onnxruntime"
     version = str(ort.__version__)
     threads: ClassVar[Threads] = Threads(shared=False, spinning="never")
-    """Measured beside other processes: benchmarks/engine_threads.py. Threads that wait busily take the cores from those
-    that compute, of the next session too; threads that sleep cost some microseconds for each operator.
+    """What loses least where it loses most: benchmarks/engine_threads.py. Threads that wait busily take the cores from
+    those that compute, of the next session too; threads that sleep cost some microseconds for each operator.
     """
     precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"fp32": ("fp32",), "int8": ("int8",)}
 
