@@ -136,7 +136,8 @@ class EngineProcess:
             self._process.join(timeout=10)
             raise EngineError(
                 f"The process of {self.engine} ended during {request} of {arguments[0]} "
-                f"(exit {self._process.exitcode}). Leave this engine out with --engines, or give the machine more memory."
+                f"(exit {self._process.exitcode}). "
+                "Leave this engine out with --engines, or give the machine more memory."
             ) from error
         if isinstance(answer, _Failure):
             raise EngineError(f"{self.engine}: {answer.message}")
