@@ -20,6 +20,9 @@ EXTRAS := train,robustness,serve,openvino,bench,dev
 CONSTRAINTS := constraints-deepsparse.txt
 INSTALL_INPUTS := pyproject.toml $(CONSTRAINTS)
 
+# One process for each core, but no more than four; the tests of one file stay together, for they share what is costly.
+PYTEST := -m pytest -m "not large" --numprocesses logical --maxprocesses 4 --dist loadfile
+
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -32,13 +35,13 @@ serve: $(VENV)/.serve ## serve the artifacts in models/ on 127.0.0.1:8000
 	$(VENV)/bin/neurotrails serve --models $(MODELS) --host $(HOST) --port $(PORT) --engine $(ENGINE)
 
 test: lint ## install everything, run the linters and every test (but the large ones)
-	$(VENV)/bin/python -m pytest -m "not large" $(ARGS)
+	$(VENV)/bin/python $(PYTEST) $(ARGS)
 
 test-latest: ## run the tests with the newest releases of everything, without DeepSparse, in .venv-latest
 	@echo "Installing the newest releases into $(LATEST)"
 	@test -x $(LATEST)/bin/pip || $(PYTHON) -m venv $(LATEST)
 	$(LATEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[$(EXTRAS)]'
-	$(LATEST)/bin/python -m pytest -m "not large" $(ARGS)
+	$(LATEST)/bin/python $(PYTEST) $(ARGS)
 
 test-large: $(VENV)/.all ## run the slow proofs that `make test` leaves out
 	$(VENV)/bin/python -m pytest -m large $(ARGS)
