@@ -4,6 +4,7 @@ A sparse weight is a `Constant` node with attribute `sparse_value`: linear int64
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,25 @@ def constant_arrays(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
     """All constants, sparse and dense, as dense arrays by tensor name."""
     arrays = {name: numpy_helper.to_array(tensor) for name, tensor in _dense_constants(model)}
     return arrays | {name: dense_of(sparse) for name, sparse in sparse_constants(model)}
+
+
+def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a graph without the operators and initializers that its outputs do not depend on."""
+    readers = Counter([output.name for output in model.graph.output])
+    readers.update(name for node in model.graph.node for name in node.input)
+    used = []
+    for node in reversed(model.graph.node):  # after those that read it
+        if any(readers[name] for name in node.output if name):
+            used.append(node)
+        else:
+            readers.subtract(node.input)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    del result.graph.initializer[:]
+    result.graph.node.extend(reversed(used))
+    result.graph.initializer.extend(tensor for tensor in model.graph.initializer if readers[tensor.name])
+    return result
 
 
 def dense_of(sparse: onnx.SparseTensorProto) -> NDArray[np.generic]:

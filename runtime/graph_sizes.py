@@ -88,9 +88,12 @@ def check_stage(model: onnx.ModelProto, manifest: Manifest, stage: Stage, where:
         limits = sizes.limits
         for name in stage.outputs:
             expected = _type(ELEMENT_TYPES[specs[name].dtype], _sizes(specs[name], rows, tokens))
-            if _plain(sizes.types[name]) != _plain(expected):
+            found = sizes.types.get(name)
+            if found is None:
+                raise ArtifactError(f"{where}: no operator computes the output {name!r}.")
+            if _plain(found) != _plain(expected):
                 raise ArtifactError(
-                    f"{where}: output {name!r} has shape {_dims(sizes.types[name])} for {rows} rows, the manifest says "
+                    f"{where}: output {name!r} has shape {_dims(found)} for {rows} rows, the manifest says "
                     f"{specs[name].dtype} {_dims(expected)}."
                 )
     return limits

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from runtime.engines.base import Engine, Tensors
 from runtime.engines.coverage import Coverage
 from runtime.engines.integer import integer_form
 from runtime.errors import EngineError, EngineNotInstalled, UnsupportedModel
+from runtime.graph import without_unused
 from runtime.manifest import Stage
 from runtime.memory import memory_limits
 
@@ -90,17 +90,17 @@ class DeepSparseEngine(Engine):
 
     def _compile(self, stage: Stage, size: int, shapes: list[tuple[int, ...]]) -> Any:
         """Compile one stage at static shapes. Other than that DeepSparse falls back to a slow path, and says it only
-        on stderr: that is refused. It writes the shapes into the file that it is given, so it is given a copy.
+        on stderr: that is refused. It writes the shapes into the file that it is given, so it is given a copy; without
+        operators that nothing reads, as some of them make it end the process.
         """
         path = str(self.artifact.path(stage.file))
         sizes = [list(shape) for shape in shapes]
+        model = self.model(stage)
+        content = (without_unused(model) if self.precision == "fp32" else integer_form(model)).SerializeToString()
         try:
             with tempfile.TemporaryDirectory(prefix="neurotrails-") as folder:
                 copy = f"{folder}/{stage.file}"
-                if self.artifact.manifest.precision == "int8":
-                    Path(copy).write_bytes(integer_form(self.model(stage)).SerializeToString())
-                else:
-                    shutil.copyfile(path, copy)
+                Path(copy).write_bytes(content)
                 engine, said = _with_stderr(
                     lambda: deepsparse.MultiModelEngine(copy, size, self._context, input_shapes=sizes)
                 )

@@ -9,8 +9,7 @@ The result is float, as in the QDQ graph, and is quantized where that one quanti
 crashes DeepSparse's compiler, and so the process, where its result is quantized, becomes Mul and Add.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.errors import UnsupportedModel
-from runtime.graph import constant_arrays
+from runtime.graph import constant_arrays, without_unused
 
 WEIGHTED = {"Conv": "ConvInteger", "Gemm": "MatMulInteger", "MatMul": "MatMulInteger"}
 """Operator on dequantized tensors -> the operator on integers that replaces it."""
@@ -44,13 +43,9 @@ def integer_form(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes += _norm_nodes(node, constants, added)
         else:
             nodes.append(node)
-    nodes = _used(nodes, [output.name for output in model.graph.output])
-    read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in (*model.graph.initializer, *added) if tensor.name in read]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(kept)
+    result.graph.initializer.extend(added)
     result.graph.node.extend(nodes)
-    return result
+    return without_unused(result)
 
 
 def _integer_nodes(
@@ -116,15 +111,3 @@ def _norm_nodes(
         added.append(numpy_helper.from_array(array.astype(np.float32).reshape(1, -1, 1, 1), f"{output}.{name}"))
     yield helper.make_node("Mul", [node.input[0], f"{output}.factor"], [f"{output}.scaled"])
     yield helper.make_node("Add", [f"{output}.scaled", f"{output}.shift"], [output])
-
-
-def _used(nodes: list[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes that the outputs depend on."""
-    readers = Counter([*outputs, *(name for node in nodes for name in node.input)])
-    kept = []
-    for node in reversed(nodes):
-        if any(readers[name] for name in node.output):
-            kept.append(node)
-        else:
-            readers.subtract(node.input)
-    return kept[::-1]

@@ -1,15 +1,20 @@
 """What the DeepSparse engine does beyond the interface: bounded memory, one set of threads, streams."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from onnx import ModelProto
 
 from runtime.artifact import Artifact
 from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.errors import EngineError
 from runtime.memory import MemoryLimit
+from tests.artifacts import LENGTHS, write_tiny_text_artifact
 from tests.engines import needs_deepsparse
 from tests.runtime.conftest import CORES
+from tests.runtime.tampering import edit_graph
 
 pytestmark = needs_deepsparse
 
@@ -56,3 +61,22 @@ def test_engines_share_their_threads(image_artifact: Artifact, text_artifact: Ar
     assert np.isfinite(second.logits({"input_ids": ids, "attention_mask": ids}, 1)[0]).all()
     first.close()
     second.close()
+
+
+def test_operators_that_nothing_reads_are_left_out(tmp_path: Path) -> None:
+    """One in its place makes DeepSparse end the process."""
+    write_tiny_text_artifact(tmp_path / "text")
+
+    def pass_over_the_product(model: ModelProto) -> None:
+        relu = model.graph.node[-1]
+        relu.input[0] = "embedded"
+
+    edit_graph(tmp_path / "text", "trunk.onnx", pass_over_the_product)
+    artifact = Artifact.open(tmp_path / "text")
+    ids = np.arange(LENGTHS[0], dtype=np.int64)[None]
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    options = EngineOptions(cores=CORES, batch_sizes=(1,))
+    found, expected = (load_engine(artifact, name, options) for name in ("deepsparse", "onnxruntime"))
+    np.testing.assert_allclose(found.logits(inputs, 1)[0], expected.logits(inputs, 1)[0], atol=1e-5)
+    found.close()
+    expected.close()

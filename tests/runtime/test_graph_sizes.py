@@ -247,6 +247,7 @@ def _mixed_rows(model: ModelProto) -> None:
         (_fixed_batch, r"axes \[1, 8, 12, 12\], the manifest says float32 \['batch', 8, 12, 12\]"),
         (_more_classes, r"shape \[1, 10\] for 1 rows, the manifest says float32 \[1, 5\]"),
         (_mixed_rows, r"shape \[1, 5\] for 16 rows, the manifest says float32 \[16, 5\]"),
+        (lambda m: m.graph.node.pop(), "no operator computes the output 'logits'"),
     ],
 )
 def test_inputs_and_outputs_are_the_manifests(image_folder: Path, damage: Damage, problem: str) -> None:
