@@ -17,13 +17,9 @@ from runtime.errors import ArtifactError, EngineError, EngineNotInstalled
 from runtime.graph import stored_weights
 from runtime.graph_sizes import load_stages
 from runtime.manifest import LayerSparsity, TensorSpec, TextPreprocessing
-from runtime.parity import Parity, heads_parity
+from runtime.parity import LOGITS, QUANTIZED_LOGITS, Parity, heads_parity
 from runtime.preprocess import Batch
 
-LOGITS = "logits.{}"
-"""What reference.safetensors calls a head's logits from PyTorch."""
-QUANTIZED_LOGITS = "quantized.{}"
-"""What that of an int8 artifact calls the logits of a head's own graph."""
 MAX_REFERENCE_ROWS = 1024
 BATCH_SIZES = (1, 16)
 """One row at a time, and several, run different code in the engines."""

@@ -43,8 +43,9 @@ from runtime.manifest import (
     Sparsity,
     TextPreprocessing,
 )
+from runtime.parity import LOGITS, QUANTIZED_LOGITS
 from runtime.preprocess import Preprocessor
-from runtime.verify import LOGITS, QUANTIZED_LOGITS, read_reference
+from runtime.verify import read_reference
 from runtime.vote import pool
 from training.batches import Batches
 from training.calibration import calibrate, early_exit_curve

@@ -1,5 +1,7 @@
 """The parity rule and its walk, on a real engine and on made-up logits."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from runtime.artifact import Artifact
 from runtime.engines import load_engine
 from runtime.engines.base import EngineOptions
 from runtime.errors import EngineError
-from runtime.parity import RULES, compare, heads_parity
+from runtime.parity import RULES, compare, compare_int8, heads_parity, int8_slack
 from runtime.verify import read_reference
 from tests.engines import ENGINE_NAMES
 from tests.runtime.conftest import CORES
@@ -49,6 +51,21 @@ def test_one_int8_logit_may_be_off_by_more_but_not_by_any_amount() -> None:
     found[1, 1] += 0.02
     assert not RULES["int8"](reference, found).holds
     assert not RULES["int8"](reference, np.full_like(reference, np.nan)).holds
+
+
+@pytest.mark.parametrize(("moved", "slack"), [(0.0, 1.0), (0.04, 1.0), (0.06, 1.5), (0.08, 2.0), (5.0, 2.0)])
+def test_int8_has_slack_where_quantization_moved_the_logits(
+    moved: float, slack: float, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last head decides; the largest logit is 8."""
+    artifact = Artifact.open(image_folder)
+    reference = {f"{kind}.{head}": LOGITS for kind in ("logits", "quantized") for head in range(3)}
+    reference["logits.2"] = LOGITS + np.float32(8 * moved)
+    monkeypatch.setattr(Artifact, "reference", lambda _: reference)
+    assert int8_slack(artifact) == pytest.approx(slack, abs=1e-5)
+    found = LOGITS + np.float32(0.159 * slack)
+    assert compare_int8(LOGITS, found, slack).holds
+    assert not compare_int8(LOGITS, found, slack - 0.05).holds
 
 
 @pytest.mark.parametrize(("margin", "flips"), [(1.9e-4, 0), (2.1e-4, 1)])
