@@ -207,11 +207,16 @@ class Trainer:
                     metrics=self.metrics,
                     tokenizer=self.tokenizer,
                 )
-                if self.config.cycles > 1 and self.progress.batch == 0 and self.progress.epoch in self.cycles.ends():
+                if self.ends_cycle:
                     self.keep_snapshot(folder)
             except (OSError, SafetensorError) as error:
                 raise self.unwritable(error) from error
         self.fabric.barrier()
+
+    @property
+    def ends_cycle(self) -> bool:
+        """Whether `progress` stands at the end of a cycle of a run that keeps snapshots."""
+        return self.config.cycles > 1 and self.progress.batch == 0 and self.progress.epoch in self.cycles.ends()
 
     def keep_snapshot(self, checkpoint: Path) -> None:
         """Copy a checkpoint to where the snapshot of its cycle belongs; one of a killed run is replaced."""
@@ -255,6 +260,8 @@ class Trainer:
         self.metrics = saved.metrics
         if self.fabric.is_global_zero:
             self._drop_later_metrics()
+            if self.ends_cycle:  # the run may have been killed between its checkpoint and the snapshot
+                self.keep_snapshot(folder)
         self.fabric.barrier()
 
     def _drop_later_metrics(self) -> None:

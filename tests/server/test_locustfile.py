@@ -38,8 +38,8 @@ def locust(service: Service, examples: Path, *users: str) -> tuple[subprocess.Co
     table = examples.parent / "run"
     command = [
         sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *users, "--host", str(service.client.base_url),
-        "--headless", "-u", "4", "-r", "4", "-t", "2s", "--examples", str(examples), "--csv", str(table),
-        "--only-summary",
+        "--headless", "-u", "4", "-r", "4", "-t", "3s", "--stop-timeout", "60",
+        "--examples", str(examples), "--csv", str(table), "--only-summary",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     failures = {}

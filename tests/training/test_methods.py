@@ -1,5 +1,6 @@
 """Every method goes through one loop, and ends as a checkpoint that is read like any other."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,17 @@ def test_snapshots_are_the_ends_of_the_cycles(image_recipe: Path, tmp_path: Path
     assert read_progress(all_checkpoints(run)[-1]).finished
     masks = [Checkpoint.open(snapshot_folder(own, index)).network()[1] for index in range(2)]
     assert any(not torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
+def test_a_run_that_was_killed_before_its_last_snapshot_makes_it_up(image_recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = [*QUICK, "method=edst_ensemble", "epochs=2", "ensemble.heads=2"]
+    train(str(image_recipe), *options, run=str(run))
+    whole = files(run)
+    shutil.rmtree(run / "checkpoints")  # of the ensemble, which comes last of all
+    shutil.rmtree(snapshot_folder(member_folder(run, 0), 1))
+    train(str(image_recipe), *options, run=str(run), resume=True)
+    assert files(run) == whole
 
 
 @pytest.mark.parametrize("method", ["full_ensemble", "edst_ensemble"])
